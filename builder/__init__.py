@@ -1,0 +1,1 @@
+"""Build: resolve, fetch, build from source, assemble images."""

@@ -1,0 +1,1 @@
+"""Fleet: roll images out to hosts, watch them, take them back."""

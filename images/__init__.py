@@ -1,0 +1,1 @@
+"""Images: manifests over content-addressed objects, and checkouts of them."""

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Installs what a fresh machine lacks. `venv DIR`: the development environment.
+# `system`: the Debian packages the tests use, when root; otherwise says what to install.
+set -eu
+
+as_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+apt_install() {
+    apt-get install -y -q "$@" >/dev/null 2>&1 && return 0
+    apt-get update -q >/dev/null 2>&1 || true
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@" >/dev/null
+}
+
+case "$1" in
+venv)
+    "${PYTHON}" - <<'PY' || { echo "wainwright needs Python 3.11 or newer; try: make PYTHON=python3.12" >&2; exit 2; }
+import sys
+sys.exit(sys.version_info < (3, 11))
+PY
+    if ! "${PYTHON}" -c 'import venv, ensurepip' 2>/dev/null; then
+        minor=$("${PYTHON}" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+        if as_root; then
+            echo "installing ${minor}"
+            apt_install "${minor}"
+        else
+            echo "this Python has no venv module; install it first: sudo apt-get install ${minor}" >&2
+            exit 2
+        fi
+    fi
+    echo "preparing $2 (once)"
+    "${PYTHON}" -m venv "$2"
+    "$2/bin/python" -m pip install -q --disable-pip-version-check --upgrade 'pip>=26.3' 2>&1 | grep -v '^WARNING' || true
+    "$2/bin/python" -m pip install -q --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v '^WARNING' || true
+    "$2/bin/wain" --version
+    ;;
+system)
+    missing=""
+    [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null 2>&1 || missing="$missing openssh-server"
+    command -v ssh-keygen >/dev/null 2>&1 || missing="$missing openssh-client"
+    command -v strace >/dev/null 2>&1 || missing="$missing strace"
+    command -v rsync >/dev/null 2>&1 || missing="$missing rsync"
+    [ -n "$missing" ] || exit 0
+    if as_root; then
+        echo "installing$missing"
+        apt_install $missing
+    else
+        echo "left out: tests that need$missing (sudo apt-get install$missing)" >&2
+    fi
+    ;;
+esac

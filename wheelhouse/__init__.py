@@ -1,0 +1,1 @@
+"""Wheels: targets, locks, validated wheels, the platform-tagged wheelhouse."""
