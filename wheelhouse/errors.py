@@ -34,5 +34,3 @@ class DifferenceError(WheelhouseError):
     """A check found a difference: exit 3."""
 
     exit_code = 3
-
-
