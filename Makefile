@@ -28,7 +28,7 @@ bench: system $(STAMP)
 	@$(BIN)/python -m bench $(ARGS)
 
 faults: system $(STAMP)
-	@$(BIN)/python -m pytest -m faults -p no:cacheprovider $(ARGS)
+	@$(BIN)/python -m pytest --full -m faults -n 2 --dist loadgroup -p no:cacheprovider $(ARGS)
 
 clean:
 	rm -rf $(DEV) demo .wain build dist *.egg-info
