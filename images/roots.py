@@ -1,0 +1,180 @@
+"""What keeps images alive: projects, environments, exports and fleets that use this store.
+
+Each user of a store writes one small file into ``<store>/roots/``; collection asks every one
+of them what it still uses. A root whose project or environment is gone is dropped. Who adds a
+root or a tag holds the roots lock shared, a collection holds it exclusively: so nothing
+becomes live while the live ones are being counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+
+from images import durable
+from images.errors import LockedError, WainError
+from images.stamp import read_stamp
+from images.store import Store
+
+KINDS = ("project", "environment", "export", "fleet")
+
+
+class Roots:
+    """The roots of one store. ``folder`` is ``<store>/roots``."""
+
+    def __init__(self, store: Store) -> None:
+        self.folder = f"{store.root}/roots"
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Hold collection away while something becomes live. Waits for a running one."""
+        with self._locked(exclusive=False):
+            yield
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Nobody adds a root meanwhile. Raises LockedError when somebody is at it."""
+        with self._locked(exclusive=True):
+            yield
+
+    @contextmanager
+    def _locked(self, exclusive: bool) -> Iterator[None]:
+        import fcntl
+
+        path = f"{self.folder}/lock"
+        try:
+            os.makedirs(self.folder, 0o755, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise WainError(path, error.strerror or str(error)) from None
+        try:
+            if exclusive:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    what = "another process is adding an image or an environment"
+                    raise LockedError(self.folder, what, "try again when it has ended") from None
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def register(self, kind: str, path: str, images: tuple[str, ...] = ()) -> None:
+        """Note that *path* (a project, an environment, a name) uses this store.
+
+        Projects and environments say themselves which images they use, for ``export`` and
+        ``fleet`` the ids are in *images*. Registering again replaces what was noted. Call it
+        under :meth:`adding`.
+        """
+        document: dict[str, object] = {"format": 1, "kind": kind, "path": path}
+        if images:
+            document["images"] = sorted(images)
+        data = (json.dumps(document, indent=1) + "\n").encode()
+        target = self._file(kind, path)
+        try:
+            with open(target, "rb") as stream:
+                if stream.read() == data:
+                    return
+        except OSError:
+            pass
+        try:
+            os.makedirs(self.folder, 0o755, exist_ok=True)
+            durable.write_file(target, data, f"{target}.{os.getpid()}")
+        except OSError as error:
+            raise WainError(target, error.strerror or str(error)) from None
+
+    def forget(self, kind: str, path: str) -> bool:
+        """Drop a root; whether there was one."""
+        try:
+            os.unlink(self._file(kind, path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _file(self, kind: str, path: str) -> str:
+        return f"{self.folder}/{kind}-{sha256(path.encode()).hexdigest()[:24]}.json"
+
+    def all(self) -> list[dict[str, object]]:
+        """Every root's document, sorted by file name; an unreadable one is an error.
+
+        Leaving a root out would let collection take what it uses.
+        """
+        found = []
+        try:
+            names = sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return []
+        for name in names:
+            if not name.endswith(".json"):
+                continue
+            path = f"{self.folder}/{name}"
+            try:
+                with open(path, "rb") as stream:
+                    document = json.loads(stream.read())
+                if document["format"] != 1 or document["kind"] not in KINDS:
+                    raise WainError(path, "a root of an unknown format or kind")
+                found.append({**document, "path": str(document["path"])})
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                hint = "remove the file if nothing uses it"
+                raise WainError(path, f"cannot be read: {error}", hint) from None
+        return found
+
+    def live(self) -> tuple[dict[str, list[str]], set[str]]:
+        """Image ids in use, each with who uses it, and the shared checkouts in use.
+
+        Roots whose project or environment is gone are dropped. Call under :meth:`collecting`.
+        """
+        users: dict[str, list[str]] = {}
+        checkouts: set[str] = set()
+        for root in self.all():
+            kind, path = str(root["kind"]), str(root["path"])
+            if kind == "environment":
+                stamp = read_stamp(path)
+                if stamp is None:
+                    self.forget(kind, path)
+                    continue
+                ids = [stamp.image]
+                checkouts.add(stamp.checkout)
+            elif kind == "project":
+                if not os.path.isdir(path):
+                    self.forget(kind, path)
+                    continue
+                ids = [one for by_target in read_tags(path).values() for one in by_target.values()]
+            else:
+                listed = root.get("images", [])
+                ids = [str(one) for one in listed] if isinstance(listed, list) else []
+            for image_id in ids:
+                users.setdefault(image_id, []).append(f"{kind} {path}")
+        checkouts.discard("")
+        return users, checkouts
+
+
+def tags_path(project: str) -> str:
+    """Where a project keeps its tags."""
+    return f"{project}/.wain/tags.json"
+
+
+def read_tags(project: str) -> dict[str, dict[str, str]]:
+    """A project's tags: tag -> target -> image id. Raises WainError for a broken file."""
+    path = tags_path(project)
+    try:
+        with open(path, "rb") as stream:
+            document = json.loads(stream.read())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WainError(path, f"cannot be read: {error}", "restore or remove it") from None
+    try:
+        if document["format"] != 1:
+            what = f"format {document['format']!r:.20} found, this wain knows 1"
+            raise WainError(path, what, "use the release of wain that wrote it")
+        return {
+            str(tag): {str(target): str(image) for target, image in by_target.items()}
+            for tag, by_target in document["tags"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise WainError(path, "is not a table of tags", "restore or remove it") from None
