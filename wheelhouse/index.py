@@ -1,0 +1,458 @@
+"""The wheelhouse: a flat folder of checked wheels and sdists that is also a static index.
+
+Layout::
+
+    <folder>/*.whl *.tar.gz          the files
+    <folder>/*.whl.metadata          exact copies of their METADATA (PEP 658)
+    <folder>/simple/                 the index's pages, HTML and JSON
+    <folder>/.meta/files/<project>/  one small JSON file a file: hash, times, inode
+    <folder>/.meta/lock              held (flock) while anything visible changes
+    <folder>/.staging/               files on their way in; see wheelhouse.staging
+
+What is seen is always whole: a file is checked in staging, renamed into place, noted, and
+only then named by a page; on the way out the pages change first. Different processes may add
+and read at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from wheelhouse import pages, why
+from wheelhouse.entry import Entry, in_order, parse_filename
+from wheelhouse.errors import UsageError, WheelhouseError
+from wheelhouse.files import sync_folder
+from wheelhouse.sdistcheck import check_sdist
+from wheelhouse.staging import INTENT, Stage, abandoned, locked, open_stage, write_file
+from wheelhouse.target import Target
+from wheelhouse.text import bare, shown
+from wheelhouse.wheel import WheelError, check_wheel, file_sha256
+from wheelhouse.zipcheck import Limits, Refused
+
+METADATA_SUFFIX = ".metadata"
+_BLOCK = 1 << 20
+Progress = Callable[[str, int, int], None]
+
+
+class HashMismatch(WheelhouseError):
+    """A file whose bytes are not the expected ones: both hashes as data."""
+
+    def __init__(self, filename: str, expected: str, found: str, hint: str = "") -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(bare(filename), f"has sha256 {found}, expected {bare(expected)}", hint)
+
+
+class Wheelhouse:
+    """The wheelhouse in ``folder``; it is created by the first :meth:`add`."""
+
+    def __init__(self, folder: Path | str, *, limits: Limits | None = None) -> None:
+        self.folder = Path(folder)
+        self._limits = limits
+
+    # --- places ----------------------------------------------------------------------------
+
+    @property
+    def simple(self) -> Path:
+        """The folder of the index's pages."""
+        return self.folder / "simple"
+
+    @property
+    def partial(self) -> Path:
+        """Where a fetcher may keep unfinished downloads; created when asked for."""
+        folder = self.folder / ".staging" / "partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def _notes(self) -> Path:
+        return self.folder / ".meta" / "files"
+
+    def _note(self, filename: str) -> Path:
+        return self._notes / parse_filename(filename).name / f"{filename}.json"
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def entry(self, filename: str) -> Entry | None:
+        """What is known of this file, if it is there and unchanged.
+
+        A file that looks different from the one that was hashed is hashed again: with the
+        same bytes (a copied wheelhouse) it stays known, with others it is corrupt and None.
+        """
+        noted = self._read_note(filename)
+        entry = self._look(noted) if noted is not None else None
+        if entry is not None and entry != noted:
+            self._save([entry])
+        return entry
+
+    def _save(self, entries: list[Entry]) -> None:
+        """Note new times and inodes. A folder that cannot be written is only slower."""
+        with contextlib.suppress(OSError, WheelhouseError), self._stage() as stage:
+            for entry in entries:
+                stage.publish(self._note(entry.filename), entry.to_bytes())
+
+    def _read_note(self, filename: str) -> Entry | None:
+        try:
+            entry = Entry.from_bytes(self._note(filename).read_bytes())
+        except (OSError, Refused):
+            return None
+        return entry if entry is not None and entry.filename == filename else None
+
+    def _look(self, noted: Entry) -> Entry | None:
+        """The entry as the file is now; None when the file is gone or has other bytes."""
+        path = self.folder / noted.filename
+        try:
+            if noted.describes(path.stat()):
+                return noted
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != noted.size:
+                return None
+            return noted.of_file(status) if file_sha256(handle) == noted.sha256 else None
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+
+    def has(self, filename: str, sha256: str) -> bool:
+        """Whether this file is here with exactly these bytes."""
+        entry = self.entry(filename)
+        return entry is not None and entry.sha256 == sha256
+
+    def path(self, filename: str) -> Path:
+        """Where a file of the wheelhouse lies. Raises :class:`WheelhouseError` without it."""
+        if self.entry(filename) is None:
+            raise WheelhouseError(
+                bare(filename), f"is not in the wheelhouse {self.folder}", "run 'wain build'"
+            )
+        return self.folder / filename
+
+    def files(self, project: str | None = None) -> tuple[Entry, ...]:
+        """Every intact file by project, version and name, or those of one normalised project.
+
+        Costs a stat and a small read a file; only what looks changed is hashed.
+        """
+        pairs = list(self._current(project))
+        changed = [entry for noted, entry in pairs if entry is not noted]
+        if changed:
+            self._save(changed)
+        return in_order(entry for _, entry in pairs)
+
+    def _current(self, project: str | None = None) -> Iterator[tuple[Entry, Entry]]:
+        """What was noted of every intact file, and how the file is now."""
+        for noted in self._noted(project):
+            entry = self._look(noted)
+            if entry is not None:
+                yield noted, entry
+
+    def _noted(self, project: str | None = None) -> Iterator[Entry]:
+        """Every entry that was written down, whether its file is still there or not."""
+        for folder in self._projects() if project is None else [self._notes / project]:
+            try:
+                names = os.listdir(folder)  # noqa: PTH208
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for name in names:
+                if name.endswith(".json") and not name.startswith("."):
+                    entry = self._read_note(name.removesuffix(".json"))
+                    if entry is not None:
+                        yield entry
+
+    def _projects(self) -> list[Path]:
+        try:
+            return sorted(self._notes.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def best(self, requirement: Requirement | str, target: Target) -> Entry | None:
+        """The file that answers a requirement on a target, as an installer would choose."""
+        wanted = _requirement(requirement)
+        return why.best(self.files(_project(wanted)), wanted, target)
+
+    def why(self, requirement: Requirement | str, target: Target) -> tuple[why.Verdict, ...]:
+        """Every candidate for a requirement with the reason it was taken or refused."""
+        wanted = _requirement(requirement)
+        return why.judge(self.files(_project(wanted)), wanted, target)
+
+    # --- adding ----------------------------------------------------------------------------
+
+    def add(
+        self,
+        source: Path | BinaryIO,
+        *,
+        filename: str | None = None,
+        sha256: str | None = None,
+        upload_time: datetime | None = None,
+        target: Target | None = None,
+        move: bool = False,
+    ) -> Entry:
+        """Check a wheel or sdist and take it in; the same file again changes nothing.
+
+        ``source`` is a path or an open binary stream (then ``filename`` is needed). ``move``
+        takes the file at the path away instead of copying it, also when it is refused.
+        ``sha256`` is what the bytes must have. Raises :class:`HashMismatch`,
+        :class:`WheelError` for a refused file, :class:`WheelhouseError` when another file of
+        this name is here already. Nothing but the message is left of what was refused.
+        """
+        name = filename or (source.name if isinstance(source, Path) else "")
+        try:
+            parse_filename(name)
+        except Refused as refused:
+            raise WheelError(name or "?", refused.rule, refused.what) from None
+        if sha256 is not None and self.has(name, sha256):
+            entry = self.entry(name)
+            if entry is not None:
+                if move and isinstance(source, Path):
+                    source.unlink(missing_ok=True)
+                return entry
+        with self._stage() as stage:
+            staged = stage.folder / name
+            try:
+                digest = _take(source, staged, move)
+            except OSError as error:
+                raise WheelhouseError(
+                    bare(name), f"cannot be read or copied: {error.strerror}"
+                ) from None
+            if sha256 is not None and digest != sha256:
+                raise HashMismatch(name, sha256, digest)
+            entry = self._checked(stage, staged, digest, upload_time, target)
+            with self._lock():
+                return self._publish(stage, entry)
+
+    def _checked(
+        self,
+        stage: Stage,
+        staged: Path,
+        digest: str,
+        upload_time: datetime | None,
+        target: Target | None,
+    ) -> Entry:
+        metadata: bytes | None = None
+        if parse_filename(staged.name).kind == "wheel":
+            wheel = check_wheel(staged, target=target, sha256=digest, limits=self._limits)
+            metadata, requires_python = wheel.metadata, wheel.requires_python
+            path = stage.folder / (staged.name + METADATA_SUFFIX)
+            write_file(path, metadata, durable=True)
+        else:
+            requires_python = check_sdist(staged, limits=self._limits).requires_python
+        handle = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fchmod(handle, 0o644)
+            os.fsync(handle)
+            status = os.fstat(handle)
+        finally:
+            os.close(handle)
+        now = datetime.now(UTC)
+        return Entry(
+            filename=staged.name,
+            sha256=digest,
+            size=status.st_size,
+            requires_python=requires_python,
+            metadata_sha256=hashlib.sha256(metadata).hexdigest() if metadata else None,
+            upload_time=upload_time.astimezone(UTC) if upload_time else now,
+            first_seen=now,
+            mtime_ns=status.st_mtime_ns,
+            inode=status.st_ino,
+        )
+
+    def _publish(self, stage: Stage, entry: Entry) -> Entry:
+        """Make a checked file visible; the lock is held."""
+        noted = self._read_note(entry.filename)
+        known = self._look(noted) if noted is not None else None
+        if known is not None:
+            if known.sha256 == entry.sha256:
+                stage.publish(self._note(entry.filename), known.to_bytes())
+                return known
+            raise HashMismatch(
+                entry.filename,
+                known.sha256,
+                entry.sha256,
+                "another file of this name is in the wheelhouse; remove that one first",
+            )
+        stage.write_intent(json.dumps({"add": entry.to_bytes().decode()}).encode())
+        self._finish_add(stage, entry)
+        return entry
+
+    def _finish_add(self, stage: Stage, entry: Entry) -> None:
+        """Steps that may be repeated: whatever of them was done before is done again."""
+        for name in (entry.filename + METADATA_SUFFIX, entry.filename):
+            staged = stage.folder / name
+            if staged.exists():
+                staged.replace(self.folder / name)
+        note = self._note(entry.filename)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        stage.publish(note, entry.to_bytes(), durable=True)
+        sync_folder(self.folder)
+        sync_folder(note.parent)
+        self._write_project(stage, entry.name)
+
+    # --- removing --------------------------------------------------------------------------
+
+    def prune(self, keep: Collection[str]) -> tuple[Entry, ...]:
+        """Remove every known file whose name is not in ``keep``; what was removed."""
+        with self._stage() as stage, self._lock():
+            gone = in_order(entry for entry in self._noted() if entry.filename not in keep)
+            if gone:
+                names = [entry.filename for entry in gone]
+                stage.write_intent(json.dumps({"remove": names}).encode())
+                self._finish_remove(stage, names)
+        return gone
+
+    def _finish_remove(self, stage: Stage, names: list[str]) -> None:
+        for project in sorted({parse_filename(name).name for name in names}):
+            self._write_project(stage, project, leaving_out=frozenset(names))
+        for name in names:
+            for path in (self.folder / name, self.folder / (name + METADATA_SUFFIX)):
+                path.unlink(missing_ok=True)
+            note = self._note(name)
+            note.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                note.parent.rmdir()
+        sync_folder(self.folder)
+
+    # --- pages -----------------------------------------------------------------------------
+
+    def write_pages(self) -> None:
+        """Write every page of the index anew, and remove pages of projects that left."""
+        with self._stage() as stage, self._lock():
+            names = {folder.name for folder in self._projects()}
+            with contextlib.suppress(FileNotFoundError):
+                names.update(path.name for path in self.simple.iterdir() if path.is_dir())
+            for name in sorted(names):
+                self._write_project(stage, name, root=False)
+            self._write_root(stage)
+
+    def _write_project(
+        self,
+        stage: Stage,
+        project: str,
+        *,
+        leaving_out: frozenset[str] = frozenset(),
+        root: bool = True,
+    ) -> None:
+        """One project's pages; the list of projects too when the project came or went."""
+        entries = in_order(
+            entry for _, entry in self._current(project) if entry.filename not in leaving_out
+        )
+        folder = self.simple / project
+        known = folder.is_dir()
+        if entries:
+            folder.mkdir(parents=True, exist_ok=True)
+            stage.publish(folder / "index.html", pages.project_html(project, entries))
+            stage.publish(folder / "index.json", pages.project_json(project, entries))
+            if root and not known:
+                self._write_root(stage)
+        elif known:
+            if root:
+                self._write_root(stage, leaving_out=project)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_root(self, stage: Stage, leaving_out: str = "") -> None:
+        self.simple.mkdir(parents=True, exist_ok=True)
+        names = sorted(
+            path.name
+            for path in self.simple.iterdir()
+            if path.name != leaving_out and (path / "index.json").exists()
+        )
+        stage.publish(self.simple / "index.html", pages.root_html(names))
+        stage.publish(self.simple / "index.json", pages.root_json(names))
+
+    # --- changes ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with locked(self.folder / ".meta" / "lock"):
+            yield
+
+    @contextlib.contextmanager
+    def _stage(self) -> Iterator[Stage]:
+        """A staging folder; before that, whatever an earlier process left is settled."""
+        try:
+            self._notes.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".staging").mkdir(exist_ok=True)
+        except OSError as error:
+            raise WheelhouseError(
+                bare(str(self.folder)), f"cannot be created: {error.strerror}"
+            ) from None
+        with self._lock():
+            self._settle()
+            stage = open_stage(self.folder / ".staging")
+        try:
+            yield stage
+        finally:
+            stage.close()
+
+    def _settle(self) -> None:
+        """Finish or undo what interrupted processes began; the lock is held."""
+        for left in abandoned(self.folder / ".staging"):
+            try:
+                intent = json.loads((left.folder / INTENT).read_bytes())
+            except (OSError, ValueError):
+                intent = {}
+            if "add" in intent:
+                entry = Entry.from_bytes(str(intent["add"]).encode())
+                if entry is not None:
+                    self._finish_add(left, entry)
+            elif "remove" in intent:
+                self._finish_remove(left, [str(name) for name in intent["remove"]])
+            left.close()
+
+
+def _take(source: Path | BinaryIO, staged: Path, move: bool) -> str:
+    """Bring the source's bytes to ``staged``; their sha256."""
+    if isinstance(source, Path):
+        if not stat.S_ISREG(source.stat().st_mode):
+            raise OSError(None, "not a regular file")
+        if move:
+            with contextlib.suppress(OSError):
+                source.replace(staged)
+                handle = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    return file_sha256(handle)
+                finally:
+                    os.close(handle)
+        with source.open("rb") as stream:
+            digest = _copy(stream, staged)
+        if move:
+            source.unlink(missing_ok=True)
+        return digest
+    return _copy(source, staged)
+
+
+def _copy(stream: BinaryIO, staged: Path) -> str:
+    digest = hashlib.sha256()
+    with staged.open("xb") as out:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+            out.write(block)
+    return digest.hexdigest()
+
+
+def _requirement(requirement: Requirement | str) -> Requirement:
+    if isinstance(requirement, Requirement):
+        return requirement
+    try:
+        return Requirement(requirement)
+    except InvalidRequirement as error:
+        raise UsageError(
+            shown(requirement), f"is no requirement: {bare(str(error).splitlines()[0])}"
+        ) from None
+
+
+def _project(requirement: Requirement) -> str:
+    return canonicalize_name(requirement.name)
