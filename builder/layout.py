@@ -1,0 +1,159 @@
+"""Where the files of packages stand in an image, and who may own which path. Pure.
+
+``lib`` is site-packages, ``scripts`` is ``bin``, ``headers`` go to
+``include/site/pythonX.Y/<package>``, ``data`` to the top, as pip does in an environment.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+
+from builder import skeleton
+from builder.bytecode import pyc_path
+from builder.destination import Row, record_hash
+from builder.prune import matcher
+from images.errors import WainError
+from images.manifest import Entry, folders
+
+_INSTALLER = b"wain\n"
+
+# Keeps an object and gives its sha256 and size.
+Put = Callable[[bytes], tuple[str, int]]
+# The object of the .pyc of a source with this sha256; None when it does not compile.
+Compiled = Callable[[str], tuple[str, int] | None]
+
+
+class ConflictError(WainError):
+    """Two owners for one path. ``owners`` are package names, ``-`` the environment itself."""
+
+    def __init__(self, path: str, owners: tuple[str, str], what: str) -> None:
+        self.path = path
+        self.owners = owners
+        super().__init__(path, what, "leave one out: prune in [image], or drop a package")
+
+
+class Layout:
+    """The tree of one image as it grows: add packages in the order of their names.
+
+    ``python`` is the minor version, ``prune`` the patterns of what is left out; ``compiled``
+    is None for an image without bytecode.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        prune: tuple[str, ...],
+        compiled: Compiled | None,
+    ) -> None:
+        self._python = python
+        self._site = f"lib/python{python}/site-packages/"
+        self._pruned = matcher(prune)
+        self._compiled = compiled
+        self._owned: dict[str, Entry] = {}
+
+    def compiles(self, row: Row) -> bool:
+        """Whether this file of a wheel gets bytecode in the image."""
+        if self._compiled is None or row.kind != "file" or row.scheme != "lib":
+            return False
+        if not row.path.endswith(".py"):
+            return False
+        path = self._site + row.path
+        return not self._pruned(path) and not self._pruned(pyc_path(path, self._python))
+
+    def add_skeleton(self, entries: Iterable[Entry]) -> None:
+        """The environment's own files; first of all."""
+        self._owned.update((entry.path, entry) for entry in entries)
+
+    def add(
+        self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put
+    ) -> list[Entry]:
+        """A package's files and what an installer adds to them. Raises ConflictError."""
+        entries = []
+        for row in rows:
+            path = self._place(row, owner)
+            if self._pruned(path):
+                continue
+            entries.append(Entry(row.kind, row.executable, row.sha256, row.size, owner, path))
+            bytecode = self._compiled(row.sha256) if self._compiled and self.compiles(row) else None
+            if bytecode:
+                entries.append(Entry("file", False, *bytecode, owner, pyc_path(path, self._python)))
+        written = {"INSTALLER": _INSTALLER} | ({"REQUESTED": b""} if direct else {})
+        for name, data in written.items():
+            self._write(entries, f"{self._site}{dist_info}/{name}", owner, data, put)
+        record = f"{self._site}{dist_info}/RECORD"
+        self._write(entries, record, owner, self._record(entries, record), put)
+        for entry in entries:
+            self._claim(entry)
+        return entries
+
+    def finish(self) -> list[Entry]:
+        """All entries. Raises ConflictError for a path that is file here and folder there."""
+        owned = self._owned
+        for path in sorted(folders(owned).intersection(owned)):
+            inside = min(other for other in owned if other.startswith(f"{path}/"))
+            owners = (owned[path].owner, owned[inside].owner)
+            file, folder = map(_who, owners)
+            raise ConflictError(path, owners, f"is a file of {file} and a folder of {folder}")
+        return list(owned.values())
+
+    def _place(self, row: Row, owner: str) -> str:
+        if row.scheme == "lib":
+            return self._site + row.path
+        if row.scheme == "scripts":
+            return f"bin/{row.path}"
+        if row.scheme == "headers":
+            return f"include/site/python{self._python}/{owner}/{row.path}"
+        return row.path
+
+    def _write(self, entries: list[Entry], path: str, owner: str, data: bytes, put: Put) -> None:
+        if not self._pruned(path):
+            entries.append(Entry("file", False, *put(data), owner, path))
+
+    def _record(self, entries: list[Entry], record: str) -> bytes:
+        """RECORD as the specification of installed projects has it.
+
+        Paths are relative to site-packages. No hash for scripts, whose bytes depend on the
+        prefix, for bytecode, and for RECORD itself.
+        """
+        up = "../" * self._site.count("/")
+        rows = [(record.removeprefix(self._site), "", "")]
+        for entry in entries:
+            path = entry.path
+            path = path.removeprefix(self._site) if path.startswith(self._site) else up + path
+            if entry.kind != "file" or path.endswith(".pyc"):
+                rows.append((path, "", ""))
+            else:
+                rows.append((path, f"sha256={record_hash(entry.sha256)}", str(entry.size)))
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(sorted(rows))
+        return text.getvalue().encode()
+
+    def _claim(self, entry: Entry) -> None:
+        """Own a path, alone or with a package that brings the very same file."""
+        other = self._owned.setdefault(entry.path, entry)
+        if other.owner == "-" or skeleton.reserved(entry.path, self._python):
+            what = f"{entry.owner} would replace a file of the environment itself"
+            raise ConflictError(entry.path, (entry.owner, "-"), what)
+        if (other.kind, other.executable, other.sha256) != (
+            entry.kind,
+            entry.executable,
+            entry.sha256,
+        ):
+            what = f"{other.owner} and {entry.owner} both bring this file, with different bytes"
+            raise ConflictError(entry.path, (other.owner, entry.owner), what)
+
+
+def files_digest(entries: Iterable[Entry]) -> str:
+    """sha256 over a package's files: kind, mode, object, size and path of each."""
+    lines = []
+    for entry in entries:
+        flag = "x" if entry.executable else "-"
+        lines.append(f"{entry.kind} {flag} {entry.sha256} {entry.size} {entry.path}\n")
+    return sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _who(owner: str) -> str:
+    return "the environment itself" if owner == "-" else owner

@@ -1,0 +1,133 @@
+"""One wheel into the store, its bytes checked against the lock as they are read."""
+
+from __future__ import annotations
+
+import configparser
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from installer import install
+from installer.destinations import WheelDestination
+from installer.exceptions import InstallerError
+from installer.records import parse_record_file
+from installer.sources import WheelContentElement, WheelFile
+
+from builder.destination import Destination, Row, WheelContentError
+from images.errors import WainError
+from images.store import Batch
+
+# Wheels up to here are held in memory while they are read; larger ones in a private copy.
+_IN_MEMORY = 64 << 20  # bytes
+_BLOCK = 1 << 20
+# An installer writes these itself; a wheel's own would claim an installation that never was.
+_NOT_INSTALLED = frozenset(
+    {"INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws", "RECORD.p7s"}
+)
+
+
+class Unpacked(NamedTuple):
+    """What a wheel became: its dist-info folder and its files."""
+
+    dist_info: str
+    rows: list[Row]
+
+
+class _Source(WheelFile):
+    """`installer`'s reader, and which row of the wheel's own RECORD is being read."""
+
+    def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
+        self.filename = filename
+        self.row: tuple[str, str, str] = ("", "", "")
+        super().__init__(archive)
+
+    def get_contents(self) -> Iterator[WheelContentElement]:
+        listed = {row[0] for row in parse_record_file(self.read_dist_info("RECORD").splitlines())}
+        seen = set()
+        for row, stream, executable in super().get_contents():
+            path = row[0]
+            if path in seen:
+                raise WheelContentError(self.filename, f"holds {path!a} twice")
+            seen.add(path)
+            folder, _, name = path.rpartition("/")
+            if folder == self.dist_info_dir and name in _NOT_INSTALLED:
+                continue
+            if "__pycache__" in folder.split("/"):
+                # Bytecode comes from the source that stands beside it, never from a wheel.
+                continue
+            if path not in listed:
+                raise WheelContentError(self.filename, f"holds {path!a}, which RECORD lacks")
+            self.row = row
+            yield row, stream, executable
+
+
+def unpack(
+    path: Path,
+    digest: str,
+    batch: Batch,
+    scratch: str,
+    on_file: Callable[[Row, bytes], None],
+) -> Unpacked:
+    """Put a wheel's files into a batch. Raises WheelContentError, also for a wrong hash.
+
+    The very bytes that are hashed are unpacked: they are held in memory or in a private copy,
+    so nobody can change the file in between. ``scratch`` is a folder for such a copy;
+    ``on_file`` gets each source file and its bytes as they pass.
+    """
+    with _verified(path, digest, scratch) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                archive.filename = path.name
+                source = _Source(archive, path.name)
+                destination = Destination(path.name, batch, lambda: source.row, on_file)
+                install(source, cast("WheelDestination", destination), {})
+                return Unpacked(source.dist_info_dir, sorted(destination.rows, key=_place))
+        except WainError:
+            raise
+        except (InstallerError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError) as error:
+            raise WheelContentError(path.name, f"is no sound wheel: {_line(error)}") from None
+        except (
+            AssertionError,
+            ValueError,
+            EOFError,
+            NotImplementedError,
+            configparser.Error,
+        ) as error:
+            raise WheelContentError(path.name, f"cannot be read: {_line(error)}") from None
+        except OSError as error:
+            raise WheelContentError(path.name, f"cannot be read: {error.strerror}") from None
+
+
+def _place(row: Row) -> tuple[str, str]:
+    return row.scheme, row.path
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.encode("ascii", "backslashreplace").decode()[:200]
+
+
+def _verified(path: Path, digest: str, scratch: str) -> IO[bytes]:
+    found = sha256()
+    try:
+        with path.open("rb") as file:
+            small = path.stat().st_size <= _IN_MEMORY
+            copy = io.BytesIO() if small else tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+            while block := file.read(_BLOCK):
+                found.update(block)
+                copy.write(block)
+    except OSError as error:
+        raise WheelContentError(str(path), error.strerror or "cannot be read") from None
+    if found.hexdigest() != digest:
+        copy.close()
+        raise WheelContentError(
+            str(path),
+            f"has the sha256 {found.hexdigest()[:16]}…, the lock says {digest[:16]}…",
+            "wain build fetches it again",
+        )
+    copy.seek(0)
+    return copy
