@@ -5,9 +5,6 @@ type, name or value is one error with its line (exit 2). Commands with nothing t
 too, so it imports neither packaging nor pathlib.
 """
 
-# os.path: pathlib would cost a command that has nothing to do a tenth of its time.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import os
