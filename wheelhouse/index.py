@@ -20,9 +20,8 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -30,20 +29,21 @@ from typing import BinaryIO
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from wheelhouse import pages, why
+from wheelhouse import why
 from wheelhouse.entry import Entry, in_order, parse_filename
 from wheelhouse.errors import UsageError, WheelhouseError
 from wheelhouse.files import sync_folder
+from wheelhouse.notes import Notes
 from wheelhouse.sdistcheck import check_sdist
+from wheelhouse.site import Site
 from wheelhouse.staging import INTENT, Stage, abandoned, locked, open_stage, write_file
 from wheelhouse.target import Target
 from wheelhouse.text import bare, shown
+from wheelhouse.verify import METADATA_SUFFIX, Problem, Progress, verify
 from wheelhouse.wheel import WheelError, check_wheel, file_sha256
 from wheelhouse.zipcheck import Limits, Refused
 
-METADATA_SUFFIX = ".metadata"
 _BLOCK = 1 << 20
-Progress = Callable[[str, int, int], None]
 
 
 class HashMismatch(WheelhouseError):
@@ -61,13 +61,10 @@ class Wheelhouse:
     def __init__(self, folder: Path | str, *, limits: Limits | None = None) -> None:
         self.folder = Path(folder)
         self._limits = limits
+        self._notes = Notes(self.folder)
+        self._site = Site(self.folder / "simple")
 
     # --- places ----------------------------------------------------------------------------
-
-    @property
-    def simple(self) -> Path:
-        """The folder of the index's pages."""
-        return self.folder / "simple"
 
     @property
     def partial(self) -> Path:
@@ -75,13 +72,6 @@ class Wheelhouse:
         folder = self.folder / ".staging" / "partial"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    @property
-    def _notes(self) -> Path:
-        return self.folder / ".meta" / "files"
-
-    def _note(self, filename: str) -> Path:
-        return self._notes / parse_filename(filename).name / f"{filename}.json"
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -91,8 +81,8 @@ class Wheelhouse:
         A file that looks different from the one that was hashed is hashed again: with the
         same bytes (a copied wheelhouse) it stays known, with others it is corrupt and None.
         """
-        noted = self._read_note(filename)
-        entry = self._look(noted) if noted is not None else None
+        noted = self._notes.read(filename)
+        entry = self._notes.look(noted) if noted is not None else None
         if entry is not None and entry != noted:
             self._save([entry])
         return entry
@@ -101,33 +91,7 @@ class Wheelhouse:
         """Note new times and inodes. A folder that cannot be written is only slower."""
         with contextlib.suppress(OSError, WheelhouseError), self._stage() as stage:
             for entry in entries:
-                stage.publish(self._note(entry.filename), entry.to_bytes())
-
-    def _read_note(self, filename: str) -> Entry | None:
-        try:
-            entry = Entry.from_bytes(self._note(filename).read_bytes())
-        except (OSError, Refused):
-            return None
-        return entry if entry is not None and entry.filename == filename else None
-
-    def _look(self, noted: Entry) -> Entry | None:
-        """The entry as the file is now; None when the file is gone or has other bytes."""
-        path = self.folder / noted.filename
-        try:
-            if noted.describes(path.stat()):
-                return noted
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return None
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != noted.size:
-                return None
-            return noted.of_file(status) if file_sha256(handle) == noted.sha256 else None
-        except OSError:
-            return None
-        finally:
-            os.close(handle)
+                self._notes.write(stage, entry)
 
     def has(self, filename: str, sha256: str) -> bool:
         """Whether this file is here with exactly these bytes."""
@@ -147,37 +111,11 @@ class Wheelhouse:
 
         Costs a stat and a small read a file; only what looks changed is hashed.
         """
-        pairs = list(self._current(project))
+        pairs = list(self._notes.current(project))
         changed = [entry for noted, entry in pairs if entry is not noted]
         if changed:
             self._save(changed)
         return in_order(entry for _, entry in pairs)
-
-    def _current(self, project: str | None = None) -> Iterator[tuple[Entry, Entry]]:
-        """What was noted of every intact file, and how the file is now."""
-        for noted in self._noted(project):
-            entry = self._look(noted)
-            if entry is not None:
-                yield noted, entry
-
-    def _noted(self, project: str | None = None) -> Iterator[Entry]:
-        """Every entry that was written down, whether its file is still there or not."""
-        for folder in self._projects() if project is None else [self._notes / project]:
-            try:
-                names = os.listdir(folder)  # noqa: PTH208
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            for name in names:
-                if name.endswith(".json") and not name.startswith("."):
-                    entry = self._read_note(name.removesuffix(".json"))
-                    if entry is not None:
-                        yield entry
-
-    def _projects(self) -> list[Path]:
-        try:
-            return sorted(self._notes.iterdir())
-        except FileNotFoundError:
-            return []
 
     def best(self, requirement: Requirement | str, target: Target) -> Entry | None:
         """The file that answers a requirement on a target, as an installer would choose."""
@@ -272,11 +210,11 @@ class Wheelhouse:
 
     def _publish(self, stage: Stage, entry: Entry) -> Entry:
         """Make a checked file visible; the lock is held."""
-        noted = self._read_note(entry.filename)
-        known = self._look(noted) if noted is not None else None
+        noted = self._notes.read(entry.filename)
+        known = self._notes.look(noted) if noted is not None else None
         if known is not None:
             if known.sha256 == entry.sha256:
-                stage.publish(self._note(entry.filename), known.to_bytes())
+                self._notes.write(stage, known)
                 return known
             raise HashMismatch(
                 entry.filename,
@@ -294,11 +232,9 @@ class Wheelhouse:
             staged = stage.folder / name
             if staged.exists():
                 staged.replace(self.folder / name)
-        note = self._note(entry.filename)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        stage.publish(note, entry.to_bytes(), durable=True)
+        self._notes.write(stage, entry, durable=True)
         sync_folder(self.folder)
-        sync_folder(note.parent)
+        sync_folder(self._notes.path(entry.filename).parent)
         self._write_project(stage, entry.name)
 
     # --- removing --------------------------------------------------------------------------
@@ -306,7 +242,7 @@ class Wheelhouse:
     def prune(self, keep: Collection[str]) -> tuple[Entry, ...]:
         """Remove every known file whose name is not in ``keep``; what was removed."""
         with self._stage() as stage, self._lock():
-            gone = in_order(entry for entry in self._noted() if entry.filename not in keep)
+            gone = in_order(entry for entry in self._notes.all() if entry.filename not in keep)
             if gone:
                 names = [entry.filename for entry in gone]
                 stage.write_intent(json.dumps({"remove": names}).encode())
@@ -319,23 +255,20 @@ class Wheelhouse:
         for name in names:
             for path in (self.folder / name, self.folder / (name + METADATA_SUFFIX)):
                 path.unlink(missing_ok=True)
-            note = self._note(name)
+            note = self._notes.path(name)
             note.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 note.parent.rmdir()
         sync_folder(self.folder)
 
-    # --- pages -----------------------------------------------------------------------------
+    # --- pages and checks ------------------------------------------------------------------
 
     def write_pages(self) -> None:
         """Write every page of the index anew, and remove pages of projects that left."""
         with self._stage() as stage, self._lock():
-            names = {folder.name for folder in self._projects()}
-            with contextlib.suppress(FileNotFoundError):
-                names.update(path.name for path in self.simple.iterdir() if path.is_dir())
-            for name in sorted(names):
+            for name in sorted({*self._notes.projects(), *self._site.projects()}):
                 self._write_project(stage, name, root=False)
-            self._write_root(stage)
+            self._site.write_root(stage)
 
     def _write_project(
         self,
@@ -345,32 +278,20 @@ class Wheelhouse:
         leaving_out: frozenset[str] = frozenset(),
         root: bool = True,
     ) -> None:
-        """One project's pages; the list of projects too when the project came or went."""
         entries = in_order(
-            entry for _, entry in self._current(project) if entry.filename not in leaving_out
+            entry for _, entry in self._notes.current(project) if entry.filename not in leaving_out
         )
-        folder = self.simple / project
-        known = folder.is_dir()
-        if entries:
-            folder.mkdir(parents=True, exist_ok=True)
-            stage.publish(folder / "index.html", pages.project_html(project, entries))
-            stage.publish(folder / "index.json", pages.project_json(project, entries))
-            if root and not known:
-                self._write_root(stage)
-        elif known:
-            if root:
-                self._write_root(stage, leaving_out=project)
-            shutil.rmtree(folder, ignore_errors=True)
+        self._site.write_project(stage, project, entries, root=root)
 
-    def _write_root(self, stage: Stage, leaving_out: str = "") -> None:
-        self.simple.mkdir(parents=True, exist_ok=True)
-        names = sorted(
-            path.name
-            for path in self.simple.iterdir()
-            if path.name != leaving_out and (path / "index.json").exists()
-        )
-        stage.publish(self.simple / "index.html", pages.root_html(names))
-        stage.publish(self.simple / "index.json", pages.root_json(names))
+    def verify(self, on_progress: Progress | None = None) -> tuple[Problem, ...]:
+        """Hash every file and compare folder, notes and pages; everything found wrong.
+
+        Changes no file, but what an interrupted process left is settled first.
+        """
+        if self.folder.is_dir():
+            with contextlib.suppress(WheelhouseError), self._stage():
+                pass
+        return verify(self._notes, self._site, on_progress)
 
     # --- changes ---------------------------------------------------------------------------
 
@@ -383,7 +304,7 @@ class Wheelhouse:
     def _stage(self) -> Iterator[Stage]:
         """A staging folder; before that, whatever an earlier process left is settled."""
         try:
-            self._notes.mkdir(parents=True, exist_ok=True)
+            self._notes.root.mkdir(parents=True, exist_ok=True)
             (self.folder / ".staging").mkdir(exist_ok=True)
         except OSError as error:
             raise WheelhouseError(
