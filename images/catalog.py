@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from images.errors import UsageError, WainError
 from images.manifest import Manifest
 from images.roots import Roots, read_tags, tags_path
 from images.store import Freed, Store
+from images.swap import remove_tree
 
 LATEST = "latest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -322,24 +322,6 @@ def make_state_folder(folder: str) -> None:
     if not os.path.exists(ignore):
         with open(ignore, "w", encoding="ascii") as stream:
             stream.write("*\n")
-
-
-def remove_tree(path: str) -> bool:
-    """Remove a folder that may have read-only parts; whether it is gone."""
-
-    def loosen(function: object, name: str, _: object) -> None:
-        try:
-            os.chmod(os.path.dirname(name), 0o700)
-            if os.path.isdir(name) and not os.path.islink(name):
-                os.chmod(name, 0o700)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.unlink(name)
-        except OSError:
-            return
-
-    shutil.rmtree(path, onerror=loosen)
-    return not os.path.lexists(path)
 
 
 def _names(folder: str) -> Iterable[str]:

@@ -36,11 +36,12 @@ class Stamp:
     mode is ``thick`` or ``thin``; checkout the name of the shared checkout (thin) or empty;
     project the folder its inputs are relative to, or empty; boot the kernel's boot id: what
     was written before a reboot is looked at once more. ``request`` is the image and target
-    that were asked for, as text.
+    that were asked for, as text. ``extras`` are files that wain put there besides the image's,
+    as (path, sha256).
     """
 
     __slots__ = (
-        "boot", "checkout", "editable", "executable", "image", "inputs", "mode", "prefix",
+        "boot", "checkout", "editable", "executable", "extras", "image", "inputs", "mode", "prefix",
         "project", "request", "store", "version",
     )  # fmt: skip
 
@@ -59,6 +60,7 @@ class Stamp:
         request: str = "",
         boot: str = "",
         inputs: Iterable[Input] = (),
+        extras: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.image = image
         self.mode = mode
@@ -72,12 +74,14 @@ class Stamp:
         self.request = request
         self.boot = boot
         self.inputs = tuple(inputs)
+        self.extras = tuple(extras)
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
         lines = [_MAGIC]
         lines += [f"{key} {getattr(self, key)}" for key in _FIELDS]
         lines += [f"input {one.sha256} {one.signature} {one.path}" for one in self.inputs]
+        lines += [f"extra {digest} {path}" for path, digest in self.extras]
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
 
@@ -99,6 +103,7 @@ def read_stamp(environment: str) -> Stamp | None:
         return None
     fields: dict[str, str] = {}
     inputs = []
+    extras = []
     for line in lines[1:-1]:
         key, _, value = line.partition(" ")
         if key == "input":
@@ -106,11 +111,14 @@ def read_stamp(environment: str) -> Stamp | None:
             if len(parts) != 3:
                 return None
             inputs.append(Input(parts[2], parts[0], parts[1]))
+        elif key == "extra":
+            digest, _, name = value.partition(" ")
+            extras.append((name, digest))
         else:
             fields[key] = value
     if sorted(fields) != sorted(_FIELDS):
         return None
-    return Stamp(inputs=inputs, **fields)
+    return Stamp(inputs=inputs, extras=extras, **fields)
 
 
 def read_input(project: str, path: str) -> Input:

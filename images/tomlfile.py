@@ -233,7 +233,7 @@ def load_toml(path: str | Path, name: str = "") -> Document:
     shown = name or str(path)
     try:
         # pathlib would cost a command that has nothing to do a tenth of its time.
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise TomlError(shown, 0, error.strerror or str(error)) from None

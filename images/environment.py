@@ -1,0 +1,265 @@
+"""Environments on this machine: an image made real at a path, in place of what was there.
+
+Order: everything is written beside the place, the stamp last; the names are exchanged; what
+was there before is removed. A cut at any moment leaves the old environment or the new one, and
+leftovers that the next run removes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import NamedTuple
+
+from images.errors import UsageError, WainError
+from images.interpreter import machine_problem
+from images.manifest import Entry, Manifest
+from images.render import Interpreter, prefix_problem
+from images.roots import Roots
+from images.stamp import NAME, Input, Stamp, boot_id, read_stamp
+from images.store import Store
+from images.swap import put_in_place, remove_tree, staging
+from images.thin import (
+    CACHE,
+    PATH_FILE,
+    path_file,
+    shared_checkout,
+    site_packages,
+    split,
+    with_entries,
+)
+from images.tree import Checkout, Drift, checkout, scan, write_own
+
+Progress = Callable[[str, int, int], None]
+LINKS = ("reflink", "hardlink", "copy")
+
+
+class Editable(NamedTuple):
+    """A project's own files in the place of its entries in the image.
+
+    ``owner`` is the normalised name whose entries are left out; ``files`` maps paths below the
+    prefix to ``(bytes, executable)``.
+    """
+
+    owner: str
+    files: Mapping[str, tuple[bytes, bool]]
+
+
+class Recreated(NamedTuple):
+    """What was done. ``placed`` is ``new``, ``exchanged`` or ``renamed``."""
+
+    path: str
+    image: str
+    mode: str
+    files: int
+    checkout: Checkout
+    shared: Checkout | None
+    placed: str
+    leftover: str
+
+
+def environment_path(path: str) -> str:
+    """The absolute path of an environment: real folders above it, its own name as given."""
+    parent, name = os.path.split(os.path.abspath(path))
+    if not name:
+        raise UsageError(path, "is not a folder an environment can be made in")
+    return f"{os.path.realpath(parent).rstrip('/')}/{name}"
+
+
+def check_place(path: str, force: bool = False) -> None:
+    """Raise UsageError unless an environment may be made (or replaced) there.
+
+    A folder that wain did not make is left alone; *force* lets it replace an environment
+    that another tool made, never anything else.
+    """
+    problem = prefix_problem(path)
+    if problem:
+        raise UsageError(ascii(path), problem)
+    if not os.path.lexists(path):
+        return
+    if os.path.islink(path) or not os.path.isdir(path):
+        what = "is a symbolic link" if os.path.islink(path) else "is a file"
+        raise UsageError(path, f"{what}, not an environment", "remove it, or name another path")
+    if read_stamp(path) is not None or not os.listdir(path):
+        return
+    if not os.path.isfile(f"{path}/pyvenv.cfg") or os.path.exists(f"{path}/.git"):
+        what = "is a folder that wain did not make, and no environment"
+        raise UsageError(path, what, "it stays untouched; name another path")
+    if not force:
+        what = "is an environment that another tool made"
+        raise UsageError(path, what, "--force replaces it")
+
+
+def recreate(
+    store: Store,
+    manifest: Manifest,
+    path: str,
+    interpreter: Interpreter,
+    *,
+    mode: str = "thick",
+    force: bool = False,
+    editable: Editable | None = None,
+    link: tuple[str, ...] = LINKS,
+    project: str = "",
+    request: str = "",
+    inputs: tuple[Input, ...] = (),
+    on_progress: Progress | None = None,
+) -> Recreated:
+    """Make the environment at *path* (see :func:`environment_path`) from an image.
+
+    *mode* is ``thick`` or ``thin``. *project*, *request* and *inputs* go into the stamp.
+    Raises SuspectError for objects that were changed, UsageError for a place that is not
+    ours, WainError for what fails; the environment that was there is then still there. The
+    caller holds ``swap.alone(roots.folder, path)``.
+    """
+    check_place(path, force)
+    problem = machine_problem(manifest)
+    if problem:
+        raise WainError(path, problem)
+    without = editable.owner if editable else ""
+    wanted = _without(manifest, without)
+    roots = Roots(store)
+    with roots.adding(), store.writing(), _readable_errors(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        extras: dict[str, tuple[bytes, bool]] = dict(editable.files) if editable else {}
+        shared_name, shared_done = "", None
+        image_id = manifest.image_id
+        if mode == "thin":
+            own, shared = split(wanted)
+            shared_name = f"{image_id}.without-{without}" if without else image_id
+            folder, shared_done = shared_checkout(
+                store, wanted, shared, shared_name, interpreter, link, on_progress
+            )
+            bytecode = any(entry.path.endswith(".pyc") for entry in shared)
+            site = site_packages(manifest)
+            content = path_file(f"{folder}/{site}", path, bytecode)
+            extras[f"{site}/{PATH_FILE}"] = (content, False)
+            wanted = with_entries(manifest, own)
+        stamp = Stamp(
+            image=image_id,
+            mode=mode,
+            prefix=path,
+            executable=interpreter.executable,
+            version=interpreter.version,
+            store=store.root,
+            checkout=shared_name,
+            editable=without,
+            project=project,
+            request=request,
+            boot=boot_id(),
+            inputs=inputs,
+            extras=tuple(
+                (name, sha256(data).hexdigest()) for name, (data, _) in sorted(extras.items())
+            ),
+        )
+        with staging(path) as staged:
+            done = checkout(
+                wanted, store, staged, path, interpreter,
+                link=link, fsync=False, on_progress=on_progress,
+            )  # fmt: skip
+            for name, (data, executable) in extras.items():
+                os.makedirs(os.path.dirname(f"{staged}/{name}"), 0o755, exist_ok=True)
+                write_own(f"{staged}/{name}", data, executable)
+            write_own(f"{staged}/{NAME}", stamp.to_bytes(), False)
+            # Before the names change: a root of an environment that is not there yet is
+            # harmless, an environment without a root is not.
+            roots.register("environment", path)
+            check_place(path, force)
+            placed = put_in_place(staged, path)
+            leftover = ""
+            if os.path.lexists(staged) and not remove_tree(staged):
+                leftover = staged
+    return Recreated(
+        path, image_id, mode, len(manifest.entries), done, shared_done, placed, leftover
+    )
+
+
+@contextmanager
+def _readable_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = os.fsdecode(error.filename) if error.filename else path
+        raise WainError(place, error.strerror or str(error)) from None
+
+
+def _without(manifest: Manifest, owner: str) -> Manifest:
+    if not owner:
+        return manifest
+    entries: list[Entry] = [entry for entry in manifest.entries if entry.owner != owner]
+    return with_entries(manifest, entries)
+
+
+def check(
+    store: Store,
+    manifest: Manifest,
+    stamp: Stamp,
+    path: str,
+    interpreter: Interpreter,
+    deep: bool = False,
+    on_progress: Progress | None = None,
+) -> list[Drift]:
+    """Where the files of an environment differ from its image, sorted by path.
+
+    Bytecode that Python wrote for files that are not the image's (an editable project's, or
+    all when the image has no bytecode) is no difference. Differences in the shared checkout
+    of a thin environment are named by their full path.
+    """
+    wanted = _without(manifest, stamp.editable)
+    shared: list[Entry] = []
+    if stamp.mode == "thin":
+        own, shared = split(wanted)
+        wanted = with_entries(manifest, own)
+    extras = dict(stamp.extras)
+    known = {NAME, CACHE, *extras}
+    for name in extras:
+        while "/" in name:
+            name = name.rpartition("/")[0]
+            known.add(name)
+    drift = [
+        one
+        for one in scan(
+            path, wanted, path, interpreter, deep,
+            store=store, ignore=known, on_progress=on_progress,
+        )
+        if not (one.what == "added" and _is_harmless(one.path, manifest, extras))
+    ]  # fmt: skip
+    for name, digest in extras.items():
+        try:
+            with open(f"{path}/{name}", "rb") as stream:
+                if sha256(stream.read()).hexdigest() != digest:
+                    drift.append(Drift(name, stamp.editable or "-", "content"))
+        except OSError:
+            drift.append(Drift(name, stamp.editable or "-", "missing"))
+    if shared:
+        place = f"{store.root}/checkouts/{stamp.checkout}"
+        if not os.path.isdir(place):
+            drift.append(Drift(place, "-", "missing"))
+        else:
+            part = with_entries(manifest, shared)
+            for one in scan(place, part, place, interpreter, deep, store=store):
+                drift.append(Drift(f"{place}/{one.path}", one.owner, one.what))
+    return sorted(drift)
+
+
+def _is_harmless(path: str, manifest: Manifest, extras: Mapping[str, str]) -> bool:
+    folder, _, name = path.rpartition("/")
+    if name == "__pycache__" or folder.endswith("__pycache__"):
+        if not any(entry.path.endswith(".pyc") for entry in manifest.entries):
+            return True
+        if name.endswith(".pyc"):
+            source = f"{folder.rpartition('/')[0]}/{name.partition('.')[0]}.py"
+            return source in extras
+    return False
+
+
+__all__ = [
+    "Editable",
+    "Recreated",
+    "check",
+    "check_place",
+    "environment_path",
+    "recreate",
+]
