@@ -1,0 +1,150 @@
+"""The first stage: all that travels on the command line. Travels to hosts, without this text.
+
+Run as ``python -I -S -c <this> ROOT DIGEST SIZE MODE``. It refuses a root that is not ours to
+write, finds the agent as ``ROOT/agent/DIGEST.pyz`` or takes it from standard input (SIZE
+bytes, deflated), publishes it (MODE ``keep``; ``memory`` writes nothing), and runs it.
+
+Beside the agent lie its modules compiled by this very interpreter, guarded by their hash: a
+zipped module keeps no bytecode, and compiling at every start costs more than all the rest.
+"""
+
+import os
+import sys
+import zlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+MARK = b"\x00\xffWAIN\x01\n"
+
+
+def sha(data: bytes) -> str:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        from hashlib import sha256
+    return sha256(data).hexdigest()
+
+
+def fail(kind: str, what: str, hint: str = "") -> "NoReturn":
+    import json
+
+    text = json.dumps({"kind": kind, "what": what, "hint": hint}).encode()
+    os.write(1, MARK + b"X" + len(text).to_bytes(4, "big") + text)
+    raise SystemExit(0)
+
+
+def check(root: str, uid: int) -> str:
+    if not root.startswith("/") or os.path.normpath(root) != root:
+        fail("root", f"root {root!a} is no absolute, plain path")
+    path = os.path.realpath(root)
+    top = path.strip("/").split("/")
+    if len(top) < 2 or path in ("/usr/local", "/usr/lib", "/usr/bin", "/var/lib", "/var/tmp"):
+        fail("root", f"root {path} is a place of the system", "name a folder of its own")
+    at = path
+    while True:
+        try:
+            status = os.lstat(at)
+        except FileNotFoundError:
+            status = None
+        except OSError as error:
+            fail("root", f"{at}: {error.strerror} (as uid {uid})")
+        if status:
+            if status.st_mode & 0o170000 != 0o040000:
+                fail("root", f"{at} is no folder")
+            if at == path and status.st_uid != uid:
+                fail("root", f"{at} belongs to uid {status.st_uid}, this session is uid {uid}")
+            if at != path and status.st_uid not in (0, uid):
+                fail("root", f"{at}, above the root, belongs to uid {status.st_uid}")
+            if status.st_mode & 0o002 and (at == path or not status.st_mode & 0o1000):
+                fail("root", f"{at} is writable by everybody (uid {status.st_uid})", "chmod o-w")
+        if at == "/":
+            return path
+        at = os.path.dirname(at)
+
+
+def publish(folder: str, path: str, data: bytes) -> None:
+    os.makedirs(folder, 0o755, exist_ok=True)
+    new = f"{path}.{os.getpid()}"
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+        os.fsync(file)
+        os.rename(new, path)
+    except OSError:
+        os.unlink(new)
+        raise
+    finally:
+        os.close(file)
+    file = os.open(folder, os.O_RDONLY)
+    os.fsync(file)
+    os.close(file)
+
+
+def load(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def main() -> "NoReturn":
+    root, digest, size, mode = sys.argv[1:5]
+    if sys.version_info < (3, 9):
+        fail("no-python", f"Python {sys.version.split()[0]} found, 3.9 or newer needed")
+    os.umask(0o022)
+    root = check(root, os.geteuid())
+    folder = root + "/agent"
+    path = f"{folder}/{digest}.pyz"
+    data = load(path)
+    if sha(data) != digest:
+        os.write(1, MARK + b"N\0\0\0\0")
+        parts, left = [], int(size)
+        while left:
+            part = os.read(0, min(left, 65536))
+            if not part:
+                raise SystemExit(0)
+            parts.append(part)
+            left -= len(part)
+        data = zlib.decompress(b"".join(parts))
+        if sha(data) != digest:
+            fail("protocol", "the agent arrived damaged")
+        if mode == "keep":
+            try:
+                publish(folder, path, data)
+            except OSError as error:
+                fail("io", f"{path}: {error.strerror} (as uid {os.geteuid()})")
+    cached = f"{path[:-4]}.{sys.implementation.cache_tag}-{sys.hexversion:x}"
+    code = load(cached)
+    if code and sha(code[64:]) == code[:64].decode("latin-1"):
+        import marshal
+
+        modules = marshal.loads(code[64:])
+    else:
+        import io
+        import zipfile
+
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        space: dict[str, Any] = {"__name__": "agent_loader"}
+        exec(archive.read("fleet/agent_loader.py"), space)
+        modules = space["compile_all"](archive)
+        code = space["pack"](modules)
+        if mode == "keep":
+            try:
+                publish(folder, cached, sha(code).encode() + code)
+            except OSError:
+                pass
+    space = {"__name__": "agent_loader"}
+    import marshal
+
+    exec(marshal.loads(modules["fleet.agent_loader"][0]), space)
+    space["install"](modules)
+    from fleet.agent import main
+
+    raise SystemExit(main(root, digest, mode))
+
+
+main()

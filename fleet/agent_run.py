@@ -1,0 +1,254 @@
+"""Hooks and health checks, run on the host. Travels to hosts.
+
+A command runs through ``/bin/sh -c`` in a session of its own, with its standard input empty,
+no descriptor of ours, and these placeholders replaced: ``{release}`` (resolved path of the
+release), ``{root}``, ``{id}``. The deadline ends its whole process group; a service it started
+and left behind within the deadline lives on. Output is kept to a limit, beginning and end, and
+values from the env-file are masked in it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from fleet import agent_state, agent_timer
+from fleet.agent_errors import AgentError, image_id, number, text
+from fleet.frames import Closed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fleet.agent import Agent
+
+    Request = dict[str, Any]
+    Answer = dict[str, Any]
+
+LIMIT = 32768  # bytes of output kept, from the beginning and from the end each
+ALIVE = 2.0  # seconds between signs of life
+GRACE = 1.0  # seconds between TERM and KILL
+MASKED = 4  # characters: shorter values of the env-file would mask half of any output
+
+
+def run(agent: Agent, request: Request) -> Answer:
+    """One command for one release; the revert deadline moves forward by the command's own."""
+    command, seconds = text(request, "command"), number(request, "timeout")
+    image = _release(agent, request)
+    _push_deadline(agent.root, seconds)
+    return run_command(
+        agent.root, image, command, seconds, text(request, "env_file"), agent.source, agent
+    )
+
+
+def _release(agent: Agent, request: Request) -> str:
+    """The release that is meant: the one named, else the one that is current."""
+    if request.get("id") is not None:
+        return image_id(request)
+    link, _ = agent_state.read_link(agent.root)
+    image = agent_state.release_of(link)
+    if image is None:
+        raise AgentError("missing", "no release is current here")
+    return image
+
+
+def _push_deadline(root: str, seconds: float) -> None:
+    armed = agent_timer.deadline(root)
+    if armed:
+        agent_timer.set_deadline(root, armed[0], seconds + 2 * GRACE)
+
+
+def run_command(
+    root: str,
+    image: str,
+    command: str,
+    seconds: float,
+    env_file: str,
+    source: int,
+    agent: Agent | None = None,
+) -> Answer:
+    """Run it and wait for it; ``source`` is watched for the controller's end, unless -1."""
+    import subprocess
+
+    release = f"{root}/releases/{image}"
+    for name, value in (("{release}", release), ("{root}", root), ("{id}", image)):
+        command = command.replace(name, _quoted(value))
+    settings = read_env_file(env_file)
+    environment = {name: value for name, value in os.environ.items() if name[:6] != "PYTHON"}
+    environment.update(settings)
+    environment.update(WAIN_ROOT=root, WAIN_RELEASE=release, WAIN_ID=image)
+    began = time.monotonic()
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=release if os.path.isdir(release) else root,
+        env=environment,
+        start_new_session=True,
+    )
+    output = _Output()
+    try:
+        timed_out = _watch(process, output, began + seconds, source, agent)
+    except BaseException:
+        _end(process)
+        raise
+    return {
+        "status": process.returncode,
+        "output": output.text(settings.values()),
+        "seconds": round(time.monotonic() - began, 3),
+        "timed_out": timed_out,
+    }
+
+
+def _quoted(value: str) -> str:
+    plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-+@%"
+    if all(character in plain for character in value):
+        return value
+    return "'" + value.replace("'", "'\"'\"'") + "'"
+
+
+def _watch(process: Any, output: _Output, end: float, source: int, agent: Agent | None) -> bool:
+    """Until it ends or the deadline passes; True when it did. Raises Closed."""
+    pipe = process.stdout.fileno()
+    os.set_blocking(pipe, False)
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if source >= 0:
+        poll.register(source, select.POLLIN)
+    alive = time.monotonic() + ALIVE
+    while process.poll() is None:
+        now = time.monotonic()
+        if now >= end:
+            _end(process)
+            output.take(pipe)
+            return True
+        if agent and now >= alive:
+            agent.progress("Running a command", 0, 0)
+            alive = now + ALIVE
+        # A command that has closed its output still has to be waited for.
+        for descriptor, event in poll.poll(min(end - now, 0.05) * 1000):
+            if descriptor == pipe:
+                if not output.take(pipe) and event & select.POLLHUP:
+                    poll.unregister(pipe)
+            elif agent and not agent.reader.fill():
+                raise Closed(b"")
+    output.take(pipe)
+    process.stdout.close()
+    return False
+
+
+def _end(process: Any) -> None:
+    """The whole group: asked first, then killed."""
+    import signal
+
+    for order, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 0.0)):
+        try:
+            os.killpg(process.pid, order)
+        except ProcessLookupError:
+            break
+        end = time.monotonic() + patience
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+    process.wait()
+
+
+class _Output:
+    """The beginning and the end of what a command writes."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._tail = b""
+        self._lost = 0
+
+    def take(self, descriptor: int) -> bool:
+        """What is there now; False at the end."""
+        while True:
+            try:
+                data = os.read(descriptor, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            room = LIMIT - len(self._head)
+            self._head += data[:room]
+            self._tail += data[room:]
+            self._lost += max(0, len(self._tail) - LIMIT)
+            self._tail = self._tail[-LIMIT:]
+
+    def text(self, secrets: Any) -> str:
+        """All that was kept, secrets masked."""
+        gap = f"\n[{self._lost} bytes left out]\n".encode() if self._lost else b""
+        shown = (self._head + gap + self._tail).decode("utf-8", "replace")
+        for secret in sorted(set(secrets), key=len, reverse=True):
+            if len(secret) >= MASKED:
+                shown = shown.replace(secret, "***")
+        return shown
+
+
+def read_env_file(path: str) -> dict[str, str]:
+    """Host-local settings, one NAME=value a line, # comments, one pair of quotes taken off.
+
+    Never sent anywhere. Raises AgentError when it cannot be read, or when somebody else may
+    write it.
+    """
+    if not path:
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o002:
+                raise AgentError(
+                    "io", f"env-file {path} may be written by others (uid {status.st_uid})"
+                )
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        what = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise AgentError("io", f"env-file {path}: {what}") from None
+    settings = {}
+    for count, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name.isidentifier():
+            raise AgentError("io", f"env-file {path}:{count}: expected NAME=value")
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        settings[name] = value
+    return settings
+
+
+def http(agent: Agent, request: Request) -> Answer:
+    """One GET; status 0 stands for any answer from 200 to 299. Redirects are not followed."""
+    seconds, url = number(request, "timeout"), text(request, "url")
+    _push_deadline(agent.root, seconds)
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AgentError("usage", f"no http address: {url[:100]!a}")
+    import http.client
+
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    began = time.monotonic()
+    status, output, timed_out = 1, "", False
+    try:
+        line = kind(parts.hostname, parts.port, timeout=max(0.05, seconds))
+        try:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            line.request("GET", target, headers={"User-Agent": "wainwright", "Connection": "close"})
+            answer = line.getresponse()
+            status = 0 if 200 <= answer.status < 300 else 1
+            body = answer.read(2048).decode("utf-8", "replace")
+            output = f"HTTP {answer.status} {answer.reason}\n{body}"
+        finally:
+            line.close()
+    except TimeoutError:
+        output, timed_out = "no answer in time", True
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        output = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    spent = round(time.monotonic() - began, 3)
+    return {"status": status, "output": output, "seconds": spent, "timed_out": timed_out}

@@ -1,0 +1,294 @@
+"""Bringing an image to a host: its manifest, its objects, its release. Travels to hosts.
+
+Everything is checked here again, whatever the controller has checked. The manifest is checked
+once, in memory, and those very bytes are used for the rest of the session. Only objects that
+manifest names, that were missing, and that have its size and sha256 are taken.
+
+Write order: objects (a barrier for each batch), then the manifest, then the tree under
+``releases/.new-…``, synced, then its rename to ``releases/<id>``. The state learns of it last.
+A cut leaves objects, which are not sent again, and a ``.new`` folder, which the next check-out
+removes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import zlib
+from hashlib import sha256
+
+from fleet import agent_state
+from fleet.agent_errors import AgentError, image_id, running
+from fleet.frames import Closed
+from images.errors import WainError
+from images.manifest import Manifest, folders
+from images.store import MAX_MANIFEST, StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from fleet.agent import Agent
+
+    Key = tuple[str, bool]
+    Request = dict[str, Any]
+    Answer = dict[str, Any]
+
+PACK = b"wain-pack 1\n"
+BLOCK_HEAD = 9  # method, packed length, length
+RECORD_HEAD = 41  # sha256, executable, size
+MAX_BLOCK = 8 << 20  # bytes, unpacked
+BATCH_BYTES = 64 << 20  # after so many bytes, or so many objects, what arrived is published
+BATCH_OBJECTS = 20000
+RESERVE = 8 << 20  # bytes that stay free
+
+
+def begin(agent: Agent, request: Request) -> Answer:
+    """Take a manifest, whole or as a delta to one that is here; which objects are missing.
+
+    Answers with one bit for each object in the order of ``Manifest.objects()``, highest bit
+    first.
+    """
+    image, base = image_id(request), request.get("base")
+    sent = b"".join(agent.stream())
+    if base:
+        from images.delta import apply_delta
+
+        try:
+            old = agent.store.manifest_bytes(image_id(request, "base"))
+        except StoreError as error:
+            raise AgentError("base", str(error)) from None
+        data = apply_delta(old, sent)
+    else:
+        data = _inflate(sent)
+    found = sha256(data).hexdigest()
+    if found != image:
+        raise AgentError("manifest", f"a manifest of id {found[:12]} came as {image[:12]}")
+    state = agent_state.load(agent.root)
+    if image in state["quarantined"]:
+        raise AgentError("quarantined", f"image {image[:12]} is quarantined here: "
+                         f"{state['quarantined'][image]}")  # fmt: skip
+    manifest = Manifest.parse(data, f"manifest {image[:12]}")
+    _check_target(manifest)
+    objects = manifest.objects()
+    missing = agent.store.missing(objects)
+    _check_space(agent, manifest, {key: objects[key] for key in missing})
+    agent.staged[image] = manifest
+    agent.wanted = {key: objects[key] for key in missing}
+    bits = bytearray((len(objects) + 7) // 8)
+    lacking = set(missing)
+    for at, key in enumerate(objects):
+        if key in lacking:
+            bits[at >> 3] |= 0x80 >> (at & 7)
+    return {"missing": len(missing), "body": bytes(bits)}
+
+
+def _inflate(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    try:
+        plain = unpacker.decompress(data, MAX_MANIFEST)
+    except zlib.error:
+        raise AgentError("manifest", "the manifest arrived damaged") from None
+    if not unpacker.eof:
+        raise AgentError("manifest", "the manifest arrived cut short, or is too large")
+    return plain
+
+
+def _check_target(manifest: Manifest) -> None:
+    version, abi = running()
+    if manifest.python != version or manifest.abi not in (abi, "none"):
+        raise AgentError(
+            "target",
+            f"the image is for Python {manifest.python} ({manifest.abi}), "
+            f"{os.path.realpath(sys.executable)} is {version} ({abi})",
+        )
+
+
+def _check_space(agent: Agent, manifest: Manifest, missing: dict[Key, int]) -> None:
+    """Blocks and inodes, before the first write. Raises AgentError `space`."""
+    status = os.statvfs(agent.root)
+    block = max(512, status.f_frsize)
+    # Besides objects: folders, templates, links and empty files have inodes of their own.
+    own = [entry for entry in manifest.entries if entry.kind != "file" or not entry.size]
+    made = len(folders(entry.path for entry in manifest.entries)) + len(own)
+    if os.path.isdir(agent.release(manifest.image_id)):
+        made = 0
+    blocks = sum(-(-size // block) for size in missing.values()) + made
+    need, free = blocks * block + RESERVE, status.f_bavail * status.f_frsize
+    if need > free:
+        raise AgentError("space", f"{agent.root}: needs {need} bytes, {free} are free")
+    inodes = len(missing) + made + 300  # the object folders among them
+    if status.f_files and inodes > status.f_favail:
+        raise AgentError(
+            "space", f"{agent.root}: needs {inodes} inodes, {status.f_favail} are free"
+        )
+
+
+class Unpacker:
+    """A pack's plain bytes out of its blocks, as they arrive. Raises AgentError `object`."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._packed = bytearray()
+        self._plain = bytearray()
+        self._inflate: Any = None
+        self._left = 0  # packed bytes of this block still to come
+        self._size = 0  # plain bytes of this block still to come
+        self._ended = False
+        if bytes(self._some(len(PACK))) != PACK:
+            raise AgentError("object", "this is no pack, or one of another format")
+
+    def _some(self, size: int) -> bytearray:
+        while len(self._packed) < size:
+            try:
+                self._packed += next(self._pieces)
+            except StopIteration:
+                raise AgentError("object", "the pack ends too early") from None
+        head = self._packed[:size]
+        del self._packed[:size]
+        return head
+
+    def _more(self) -> bool:
+        """Unpack what is there, or wait for more; False at the end of the pack."""
+        if self._ended:
+            return False
+        if not self._left:
+            head = self._some(BLOCK_HEAD)
+            method, self._left = head[0], int.from_bytes(head[1:5], "big")
+            self._size = int.from_bytes(head[5:9], "big")
+            if not self._left:
+                self._ended = True
+                for _ in self._pieces:
+                    raise AgentError("object", "bytes behind the end of the pack")
+                return False
+            if method > 1 or self._size > MAX_BLOCK or self._left > MAX_BLOCK + 65536:
+                raise AgentError("object", "a block of the pack is damaged")
+            self._inflate = zlib.decompressobj() if method else None
+        if not self._packed:
+            self._packed += self._some(1)
+        piece = bytes(self._packed[: self._left])
+        del self._packed[: len(piece)]
+        self._left -= len(piece)
+        if self._inflate:
+            try:
+                piece = self._inflate.decompress(piece, self._size + 1)
+            except zlib.error:
+                raise AgentError("object", "a block of the pack is damaged") from None
+        self._size -= len(piece)
+        if self._size < 0 or (not self._left and self._size):
+            raise AgentError("object", "a block of the pack has another length")
+        self._plain += piece
+        return True
+
+    def read(self, size: int, /) -> bytes:
+        """Up to size bytes; none at the end of the pack."""
+        while not self._plain and self._more():
+            continue
+        data = bytes(self._plain[:size])
+        del self._plain[: len(data)]
+        return data
+
+    def exactly(self, size: int) -> bytes:
+        """So many bytes, or none at the end of the pack."""
+        while len(self._plain) < size and self._more():
+            continue
+        if self._plain and len(self._plain) < size:
+            raise AgentError("object", "the pack ends within an object")
+        return self.read(size)
+
+
+def pack(agent: Agent, request: Request) -> Answer:
+    """Take the objects that are missing; each is kept once it has arrived whole.
+
+    The end of input keeps those too, so that a cut line costs at most one object.
+    """
+    wanted, total = agent.wanted, len(agent.wanted)
+    unpacker = Unpacker(agent.stream())
+    taken = [0, 0]
+    problem: Exception | None = None
+    ended = False
+    shown = time.monotonic()
+    while not ended:
+        count = size = 0
+        with agent.store.batch() as batch:
+            while count < BATCH_OBJECTS and size < BATCH_BYTES:
+                try:
+                    head = unpacker.exactly(RECORD_HEAD)
+                    if not head:
+                        ended = True
+                        break
+                    key, length = _record(head, wanted)
+                    batch.put_file(unpacker, key[1], key[0], length)
+                except (Closed, WainError) as error:
+                    problem, ended = error, True
+                    break
+                del wanted[key]
+                count, size = count + 1, size + length
+                now = time.monotonic()
+                if now > shown + 0.5:
+                    shown = now
+                    agent.progress("Receiving", total - len(wanted), total)
+        taken = [taken[0] + count, taken[1] + size]
+    if problem:
+        raise problem
+    return {"objects": taken[0], "size": taken[1], "missing": len(wanted)}
+
+
+def _record(head: bytes, wanted: dict[Key, int]) -> tuple[Key, int]:
+    key, size = (head[:32].hex(), bool(head[32])), int.from_bytes(head[33:41], "big")
+    if wanted.get(key) != size:
+        raise AgentError("object", f"object {key[0][:16]} of {size} bytes was not asked for")
+    return key, size
+
+
+def checkout(agent: Agent, request: Request) -> Answer:
+    """Make the release ``releases/<id>``; an existing one is kept when it is as it should be."""
+    from fleet.agent_verify import drift_of, remove_tree
+    from images import durable, tree
+
+    image, root = image_id(request), agent.root
+    manifest = agent.manifest(image)
+    target = agent.release(image)
+    home = f"{root}/releases"
+    os.makedirs(home, 0o755, exist_ok=True)
+    for name in os.listdir(home):
+        if name.startswith("."):
+            remove_tree(f"{home}/{name}")  # a dead session's: the lock is ours
+    state = agent_state.load(root)
+    answer: Answer = {"files": len(manifest.entries), "made": False}
+    there = os.path.lexists(target)
+    drift = [one for one in drift_of(agent, image, False) if one.what != "added"] if there else []
+    if drift and agent_state.link_of(image) == state["current"]:
+        raise AgentError(
+            "damaged",
+            f"release {image[:12]} is current and differs from its manifest: {drift[0].path}",
+            "wain fleet verify --repair",
+        )
+    if drift or not there:
+        agent.store.put_manifest(manifest.to_bytes())
+        new = f"{home}/.new-{image[:16]}"
+        try:
+            done = tree.checkout(
+                manifest, agent.store, new, target, agent.interpreter(),
+                on_progress=agent.progress,
+            )  # fmt: skip
+            if drift:
+                os.rename(target, f"{home}/.old-{image[:16]}")
+            os.rename(new, target)
+            durable.sync_folder(home)
+            durable.sync_folder(root)
+        finally:
+            for leftover in (new, f"{home}/.old-{image[:16]}"):
+                if os.path.lexists(leftover):
+                    remove_tree(leftover)
+        answer.update(
+            made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,
+            copied=done.copied, fallback=done.fallback,
+        )  # fmt: skip
+    if image not in state["staged"] or answer["made"]:
+        state["staged"] = {**state["staged"], image: state["generation"]}
+        agent_state.save(root, state)
+        agent_state.record(root, state, "stage", request, id=image)
+    return answer

@@ -1,0 +1,189 @@
+"""Packs: the objects some host lacks, as one compressed stream.
+
+A pack is built once for each missing set, while the first host already receives it, and
+spooled on disk; every other host with the same missing set reads the same file. Format::
+
+    "wain-pack 1\\n"
+    blocks: method (1 byte: 0 stored, 1 zlib), packed length, plain length (4 bytes each), bytes
+    a block of packed length 0 ends the pack
+
+The plain bytes of all blocks are records, one after another: sha256 (32 bytes), executable (1),
+size (8), the object. Numbers are big endian. Records may span blocks, and the host keeps each
+object as soon as it has arrived whole.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+from images.manifest import Manifest
+from images.store import Store
+
+Key = tuple[str, bool]
+
+HEAD = b"wain-pack 1\n"
+END = bytes(9)
+BLOCK = 1 << 20  # plain bytes of a block
+LEVEL = 1  # of zlib: a line is seldom slower than two cores can do more
+PIECE = 1 << 18  # bytes in one piece of the stream
+
+
+class Pack:
+    """One missing set's pack, complete or growing. Safe to read from many threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = 0
+        self._done = False
+        self._error: BaseException | None = None
+        self._grown = threading.Condition()
+
+    def pieces(self, limit: float = 0.0) -> Iterator[bytes]:
+        """The stream, waiting where it is still being built; at most ``limit`` bytes a second.
+
+        Raises what building it raised.
+        """
+        began, sent = time.monotonic(), 0
+        # Unbuffered: what a buffer held before the file grew would be missing from the stream.
+        with self.path.open("rb", buffering=0) as file:
+            while True:
+                with self._grown:
+                    while self._size <= sent and not self._done and not self._error:
+                        self._grown.wait()
+                    size, done, error = self._size, self._done, self._error
+                if error:
+                    raise error
+                while sent < size:
+                    piece = file.read(min(PIECE, size - sent))
+                    sent += len(piece)
+                    yield piece
+                    if limit:
+                        time.sleep(max(0.0, began + sent / limit - time.monotonic()))
+                if done and sent >= self._size:
+                    return
+
+    @property
+    def size(self) -> int:
+        """Bytes of the complete pack; waits for it."""
+        with self._grown:
+            while not self._done and not self._error:
+                self._grown.wait()
+        if self._error:
+            raise self._error
+        return self._size
+
+    def build(self, store: Store, keys: Sequence[Key]) -> None:
+        """Fill it; for the one thread that made it."""
+        try:
+            with self.path.open("wb", buffering=0) as file, ThreadPoolExecutor(_cores()) as pool:
+                ahead: list[Future[bytes]] = []
+                self._append(file.write, HEAD)
+                for block in _blocks(_records(store, keys)):
+                    ahead.append(pool.submit(_packed, block))
+                    if len(ahead) > 2 * _cores():
+                        self._append(file.write, ahead.pop(0).result())
+                for future in ahead:
+                    self._append(file.write, future.result())
+                self._append(file.write, END)
+        except BaseException as error:
+            with self._grown:
+                self._error = error
+                self._grown.notify_all()
+            return
+        with self._grown:
+            self._done = True
+            self._grown.notify_all()
+
+    def _append(self, write: Callable[[bytes], int | None], data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[write(bytes(view)) or 0 :]
+        with self._grown:
+            self._size += len(data)
+            self._grown.notify_all()
+
+
+class Packs:
+    """The packs of one roll-out, by missing set, in a spool folder of its own."""
+
+    def __init__(self, store: Store, folder: str | None = None) -> None:
+        self._store = store
+        self._folder = tempfile.TemporaryDirectory(prefix="wain-packs-", dir=folder)
+        self._packs: dict[str, Pack] = {}
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Packs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the spool."""
+        for thread in self._threads:
+            thread.join()
+        self._folder.cleanup()
+
+    def get(self, manifest: Manifest, missing: Iterable[Key]) -> Pack:
+        """The pack of these objects of an image; building starts with the first call."""
+        wanted = set(missing)
+        name = sha256("".join(f"{key[0]}{key[1]:d}" for key in sorted(wanted)).encode())
+        with self._lock:
+            pack = self._packs.get(name.hexdigest())
+            if pack is None:
+                path = Path(self._folder.name) / name.hexdigest()
+                path.touch()
+                pack = self._packs[name.hexdigest()] = Pack(path)
+                # Neighbours in the tree resemble each other; neighbours in hash do not.
+                keys = list(dict.fromkeys(e.key for e in manifest.entries if e.key in wanted))
+                thread = threading.Thread(
+                    target=pack.build, args=(self._store, keys), daemon=True, name="pack"
+                )
+                self._threads.append(thread)
+                thread.start()
+        return pack
+
+
+def _records(store: Store, keys: Iterable[Key]) -> Iterator[bytes]:
+    for key in keys:
+        # read() checks the bytes against the key: what is sent is what was asked for.
+        data = store.read(*key)
+        yield bytes.fromhex(key[0]) + bytes([key[1]]) + len(data).to_bytes(8, "big")
+        yield data
+
+
+def _blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    waiting: list[bytes] = []
+    size = 0
+    for part in parts:
+        view = memoryview(part)
+        while size + len(view) >= BLOCK:
+            room = BLOCK - size
+            yield b"".join([*waiting, bytes(view[:room])])
+            waiting, size, view = [], 0, view[room:]
+        if view:
+            waiting.append(bytes(view))
+            size += len(view)
+    if size:
+        yield b"".join(waiting)
+
+
+def _packed(block: bytes) -> bytes:
+    packed = zlib.compress(block, LEVEL)
+    method = 1
+    if len(packed) >= len(block):
+        method, packed = 0, block
+    return bytes([method]) + len(packed).to_bytes(4, "big") + len(block).to_bytes(4, "big") + packed
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,82 @@
+"""What is shipped to a host: the agent as one deterministic archive, and its first stage.
+
+The archive is a zip with sorted members, one fixed time and no compression, so the same
+sources give the same bytes on every machine; it is named by its sha256.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import functools
+import hashlib
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+_HERE = Path(__file__).resolve().parent.parent
+
+
+class Payload(NamedTuple):
+    """The archive's bytes, their sha256, and the deflated form that crosses the line."""
+
+    data: bytes
+    digest: str
+    deflated: bytes
+
+
+@functools.cache
+def payload() -> Payload:
+    """The agent of this wain."""
+    data = archive({path: (_HERE / path).read_bytes() for path in sources()})
+    return Payload(data, hashlib.sha256(data).hexdigest(), zlib.compress(data, 9))
+
+
+def sources() -> list[str]:
+    """The files that travel: the agent's modules, and what they import of ours."""
+    found: set[str] = set()
+    todo = [f"fleet/{path.name}" for path in (_HERE / "fleet").glob("agent*.py")]
+    todo.remove("fleet/agent_first.py")
+    while todo:
+        path = todo.pop()
+        if path in found or not (_HERE / path).is_file():
+            continue
+        found.add(path)
+        todo.append(f"{path.partition('/')[0]}/__init__.py")
+        for node in ast.walk(ast.parse((_HERE / path).read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                ours = [name for name in names if name.startswith(("images.", "fleet."))]
+                todo += [name.replace(".", "/") + ".py" for name in ours]
+    return sorted(found)
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """A zip of these members that depends on nothing but them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as out:
+        for name in sorted(files):
+            member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            member.create_system = 3
+            member.external_attr = 0o100644 << 16
+            out.writestr(member, files[name])
+    return buffer.getvalue()
+
+
+@functools.cache
+def first_stage() -> str:
+    """The program for ``python -c``: one line that no shell has to quote in a special way."""
+    tree = ast.parse((_HERE / "fleet/agent_first.py").read_bytes())
+    del tree.body[0]  # its docstring
+    packed = base64.b64encode(zlib.compress(ast.unparse(tree).encode(), 9)).decode()
+    return f'import zlib,binascii;exec(zlib.decompress(binascii.a2b_base64("{packed}")))'
+
+
+def command(python: str, root: str, *, keep: bool = True) -> list[str]:
+    """The arguments that start the agent for one root."""
+    shipped = payload()
+    size = str(len(shipped.deflated))
+    mode = "keep" if keep else "memory"
+    return [python, "-I", "-S", "-c", first_stage(), root, shipped.digest, size, mode]
