@@ -89,7 +89,7 @@ def staging(place: str) -> Iterator[str]:
     try:
         yield path
     finally:
-            if os.path.lexists(path):
+        if os.path.lexists(path):
             remove_tree(path)
 
 
