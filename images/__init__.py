@@ -1,4 +1,7 @@
 """Images: manifests over content-addressed objects, and checkouts of them."""
 
 # The modules of this folder that are sent to hosts: standard library only, Python 3.9.
-TRAVELS = ("delta", "durable", "errors", "hashing", "manifest", "render", "store", "tree")
+TRAVELS = (
+    "batch", "delta", "durable", "errors", "hashing", "layout", "manifest", "parallel", "place",
+    "render", "scan", "staging", "store", "tree",
+)  # fmt: skip

@@ -57,9 +57,11 @@ _HEX64 = re.compile(r"[0-9a-f]{64}")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,14}")
 _OWNER = re.compile(r"-|[a-z0-9]+(?:-[a-z0-9]+)*")
 _UNSAFE_CHARACTER = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\\\\\ud800-\\udfff]")
-# Seen anywhere in the text, one of these asks for the exact check of every path. A path with
-# a space before a slash sets it off for nothing, which only costs time.
-_SUSPICIOUS = re.compile(r"[/ ]\.{0,2}/|/\.{0,2}\n| \.{1,2}\n")
+# What only a path that breaks a rule has, in the text of all paths with a newline around each.
+_SUSPICIOUS = (
+    *("//", "/./", "/../", "/.\n", "/..\n", "/\n"),
+    *("\n/", "\n./", "\n../", "\n.\n", "\n..\n", "\n\n"),
+)
 
 
 class ManifestError(WainError):
@@ -245,22 +247,30 @@ def _all_clean(body: str, rows: list[list[str]]) -> bool:
 
     The same rules as _line_problem, several times faster for the thousands of good lines.
     """
-    if not body.isascii() or "\\" in body or _SUSPICIOUS.search(body):
-        return False
-    if any(len(row) != 6 for row in rows):
+    if not body.isascii() or "\\" in body or set(map(len, rows)) != {6}:
         return False
     kinds, flags, hashes, sizes, owners, paths = zip(*rows)
+    digests = "".join(hashes)
+    names = "".join(paths)
+    try:
+        numbers = list(map(int, sizes))
+        # Reading and writing back what is not canonical gives another text.
+        if bytes.fromhex(digests).hex() != digests or list(map(str, numbers)) != list(sizes):
+            return False
+    except ValueError:
+        return False
+    lines = "\n" + "\n".join(paths) + "\n"
     return (
         KINDS.issuperset(kinds)
         and {"x", "-"}.issuperset(flags)
         and ("link", "x") not in set(zip(kinds, flags))
         and set(map(len, hashes)) == {64}
-        and re.fullmatch(r"[0-9a-f]*", "".join(hashes)) is not None
-        and re.fullmatch(r"(?:(?:0|[1-9][0-9]{0,14}) )*", " ".join(sizes) + " ") is not None
+        and min(numbers) >= 0
+        and max(numbers) < 10**15
         and all(map(_OWNER.fullmatch, set(owners)))
         and max(map(len, paths)) <= MAX_NAME
-        and all(paths)
-        and not _UNSAFE_CHARACTER.search("".join(paths))
+        and names.isprintable()
+        and not any(part in lines for part in _SUSPICIOUS)
     )
 
 

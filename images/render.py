@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NamedTuple
 
+    from images.manifest import Entry
+
     class Interpreter(NamedTuple):
         """What a checkout runs on: resolved path, release such as 3.11.7, base prefix."""
 
@@ -120,3 +122,12 @@ def link_problem(path: str, target: str) -> str:
     if ups > path.count("/") or ".." in parts[ups:] or ups == len(parts):
         return "a link whose target leaves the image"
     return ""
+
+
+def link_target(entry: Entry, data: bytes, interpreter: Interpreter) -> str:
+    """What a link entry points to, from its object's bytes. Raises WainError."""
+    target = data.decode("utf-8", "surrogateescape")
+    problem = link_problem(entry.path, target)
+    if problem:
+        raise WainError(ascii(entry.path), f"{problem}: {target[:200]!a}")
+    return interpreter.executable if target == PYTHON_LINK else target

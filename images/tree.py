@@ -1,84 +1,58 @@
-"""An image as a real folder: checking one out, and finding where one no longer equals it.
+"""An image as a real folder: check one out, and find where one no longer equals it.
 
 Travels to hosts. Check-out makes every folder itself, below a folder that did not exist, so
 nothing planted there before can be followed. Files share the store's inode where the file
 system allows it, and then have the store's modes (0444, 0555); own copies have 0644 and 0755.
-All have the store's fixed time. Empty files are never shared: all would have one inode.
+All have the store's fixed time. Empty files are never shared: one inode would serve every
+``__init__.py``.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from hashlib import sha256
 
-from images import durable, hashing
+from images import durable
 from images.errors import WainError
+from images.layout import SuspectError, is_sound
 from images.manifest import folders, path_problem
-from images.render import PYTHON_LINK, Interpreter, link_problem, prefix_problem, render
-from images.store import (
-    EXECUTABLE_MODE,
-    FILE_MODE,
-    FIXED_NS,
-)
+from images.parallel import parallel
+from images.place import FOLDER_MODE, WAYS, Placer, write_own
+from images.render import Interpreter, link_target, prefix_problem, render
+from images.scan import Drift, scan
+from images.store import object_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Iterable
     from typing import NamedTuple
 
-    from images.manifest import Entry, Key, Manifest
+    from images.manifest import Entry, Manifest
     from images.store import Store
 
     Progress = Callable[[str, int, int], None]
 
     class Checkout(NamedTuple):
-        """What a check-out did. files counts all; ``fallback`` says why not linked."""
+        """What a check-out did. files: all of them, made in whatever way.
+
+        ``fallback``: why files were copied although hard links were allowed, else empty.
+        """
 
         files: int
         reflinked: int
         hardlinked: int
         copied: int
         fallback: str
-
-    class Drift(NamedTuple):
-        """A difference; what: missing, added, content, size, mode or type."""
-
-        path: str
-        owner: str
-        what: str
 else:
     from collections import namedtuple
 
     Checkout = namedtuple("Checkout", "files reflinked hardlinked copied fallback")
-    Drift = namedtuple("Drift", "path owner what")
 
 __all__ = ["Checkout", "Drift", "Interpreter", "SuspectError", "checkout", "confine", "scan"]
 
-FOLDER_MODE = 0o755
-OWN_FILE_MODE = 0o644
-OWN_EXECUTABLE_MODE = 0o755
-_FICLONE = 0x40049409
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# The file system cannot do it for any file here: try the next way for all of them.
-_NEVER = frozenset(
-    {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
-)
-
-
-class SuspectError(WainError):
-    """Objects that are missing or were changed; ``keys`` names them, ``owners`` the packages."""
-
-    def __init__(self, store: str, keys: list[Key], owners: list[str]) -> None:
-        self.keys = keys
-        self.owners = owners
-        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        super().__init__(
-            store,
-            f"object {keys[0][0][:16]}{more} missing or changed, of: {', '.join(owners)}",
-            "wain store verify --repair",
-        )
+# Folders down to here (lib/python3.11/site-packages) are made first; each one below, with all
+# that is in it, is one piece of work for a thread.
+_TOP = 3
 
 
 def confine(path: str) -> None:
@@ -88,70 +62,6 @@ def confine(path: str) -> None:
         raise WainError(ascii(path), problem)
 
 
-class _Writer:
-    """Writes files the best way that works, and counts."""
-
-    def __init__(self, link: tuple[str, ...]) -> None:
-        self.ways = [way for way in ("reflink", "hardlink") if way in link]
-        self.count = {"reflink": 0, "hardlink": 0, "copy": 0}
-        self.fallback = ""
-
-    def place(self, source: str, target: str, executable: bool) -> None:
-        """Put an object's bytes at a new path. Raises OSError."""
-        while self.ways:
-            way = self.ways[0]
-            try:
-                if way == "hardlink":
-                    os.link(source, target, follow_symlinks=False)
-                else:
-                    _reflink(source, target, executable)
-            except OSError as error:
-                if way == "hardlink":
-                    self.fallback = error.strerror or str(error)
-                if error.errno == errno.EMLINK:
-                    break
-                if error.errno not in _NEVER:
-                    raise
-                del self.ways[0]
-            else:
-                self.count[way] += 1
-                return
-        with open(source, "rb") as file:
-            write_own(target, file.read(), executable)
-        self.count["copy"] += 1
-
-
-def _reflink(source: str, target: str, executable: bool) -> None:
-    import fcntl
-
-    descriptor = os.open(target, _CREATE, 0o600)
-    try:
-        with open(source, "rb") as file:
-            fcntl.ioctl(descriptor, _FICLONE, file.fileno())
-        _finish(descriptor, executable)
-    except BaseException:
-        durable.discard(target)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def write_own(target: str, data: bytes, executable: bool) -> None:
-    """Write a new file of its own inode, modes whatever the umask. Raises OSError."""
-    descriptor = os.open(target, _CREATE, 0o600)
-    try:
-        if data:
-            durable.write_all(descriptor, data)
-        _finish(descriptor, executable)
-    finally:
-        os.close(descriptor)
-
-
-def _finish(descriptor: int, executable: bool) -> None:
-    os.fchmod(descriptor, OWN_EXECUTABLE_MODE if executable else OWN_FILE_MODE)
-    os.utime(descriptor, ns=(FIXED_NS, FIXED_NS))
-
-
 def checkout(
     manifest: Manifest,
     store: Store,
@@ -159,207 +69,179 @@ def checkout(
     prefix: str,
     interpreter: Interpreter,
     *,
-    link: tuple[str, ...] = ("reflink", "hardlink", "copy"),
+    link: tuple[str, ...] = WAYS,
     fsync: bool = True,
     on_progress: Progress | None = None,
 ) -> Checkout:
     """Make an image real in ``staging_dir``, which must not exist, to live at ``prefix``.
 
-    ``link`` names the ways that may be tried; copying always may. With ``fsync``, all of it
-    lasts before this returns. Raises SuspectError for objects that are not sound, before
-    anything is written, and WainError for whatever fails; what was written so far stays for
-    the caller to remove.
+    ``link`` names the ways that may be tried; copying always may. With ``fsync`` all of it
+    lasts before this returns. An object that was changed in place is not used: where its bytes
+    are right, a fresh copy takes its place, else SuspectError. Raises WainError for whatever
+    else fails. After any error the folder is gone again.
     """
     problem = prefix_problem(prefix)
     if problem:
         raise WainError(ascii(prefix), problem)
-    _check_objects(manifest, store)
-    writer = _Writer(link)
     root = os.path.abspath(staging_dir)
-    at = root
+    descriptors: list[int] = []
     try:
-        barrier = os.open(os.path.dirname(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        # Opened before the first write, so that the barrier reports every failed write.
+        descriptors.append(os.open(os.path.dirname(root), flags))
+        descriptors.append(os.open(store.objects, flags))
+        os.mkdir(root, FOLDER_MODE)
         try:
-            _make_folders(root, [entry.path for entry in manifest.entries])
-            total = len(manifest.entries)
-            for number, entry in enumerate(manifest.entries):
-                at = f"{root}/{entry.path}"
-                if entry.kind == "file" and entry.size:
-                    source = store.object_path(entry.sha256, entry.executable)
-                    writer.place(source, at, entry.executable)
-                else:
-                    _place_rendered(at, entry, store, prefix, interpreter)
-                if on_progress and number % 1000 == 0:
-                    on_progress("Checking out", number, total)
-            at = root
+            work = _Work(root, manifest, store, Placer(descriptors[1], link), on_progress)
+            work.place_files()
+            for entry in manifest.entries:
+                if entry.kind != "file":
+                    _place_rendered(root, entry, store, prefix, interpreter)
             if fsync:
-                _make_last(barrier, root)
-        finally:
-            os.close(barrier)
+                _make_last(descriptors[0], root)
+        except BaseException:
+            import shutil
+
+            shutil.rmtree(root, ignore_errors=True)
+            raise
     except OSError as error:
-        raise WainError(ascii(at)[1:-1], error.strerror or str(error)) from None
-    count = writer.count
-    return Checkout(total, count["reflink"], count["hardlink"], count["copy"], writer.fallback)
+        # With two names, the second one is the file that was to be made.
+        where = error.filename2 or error.filename or root
+        if isinstance(where, str) and not where.startswith("/"):
+            where = f"{store.objects}/{where}"
+        raise WainError(ascii(where)[1:-1], error.strerror or str(error)) from None
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    return work.result()
 
 
-def _check_objects(manifest: Manifest, store: Store) -> None:
-    """Every object sound by stat; those whose bytes are right are replaced by fresh copies."""
-    suspect = store.missing(manifest.objects())
-    if not suspect:
-        return
-    bad = {one.key for one in store.heal(suspect)}
-    if bad:
-        owners = sorted({entry.owner for entry in manifest.entries if entry.key in bad})
-        raise SuspectError(store.root, sorted(bad), owners)
+class _Work:
+    """The plain files of one check-out, in pieces that threads take."""
 
+    def __init__(
+        self,
+        root: str,
+        manifest: Manifest,
+        store: Store,
+        placer: Placer,
+        on_progress: Progress | None,
+    ) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.store = store
+        self.placer = placer
+        self.on_progress = on_progress
+        # An unusual umask asks for a second call for each folder.
+        self.chmod = stat.S_IMODE(os.lstat(root).st_mode) != FOLDER_MODE
+        if self.chmod:
+            os.chmod(root, FOLDER_MODE)
+        self.counts: list[tuple[str, int]] = []
+        self.suspect: list[Entry] = []
 
-def _make_folders(root: str, paths: list[str]) -> None:
-    os.mkdir(root, FOLDER_MODE)
-    # Only an unusual umask asks for a second call for each folder.
-    exact = stat.S_IMODE(os.lstat(root).st_mode) == FOLDER_MODE
-    names = [root] + [f"{root}/{folder}" for folder in sorted(folders(paths))]
-    for name in names[1:]:
-        os.mkdir(name, FOLDER_MODE)
-    if not exact:
-        for name in names:
-            os.chmod(name, FOLDER_MODE)
+    def place_files(self) -> None:
+        """Make all folders and all plain files. Raises OSError, SuspectError."""
+        entries = self.manifest.entries
+        inside: dict[str, list[Entry]] = {}
+        for entry in entries:
+            inside.setdefault(entry.path.rpartition("/")[0], []).append(entry)
+        pieces: dict[str, list[str]] = {}
+        for folder in sorted(folders(entry.path for entry in entries)):
+            if folder.count("/") < _TOP:
+                self.make_folder(folder)
+                pieces[folder] = []
+            else:
+                pieces.setdefault("/".join(folder.split("/", _TOP + 1)[: _TOP + 1]), []).append(
+                    folder
+                )
+        pieces[""] = []
+
+        def place(piece: tuple[str, list[str]]) -> None:
+            top, below = piece
+            for folder in below:
+                self.make_folder(folder)
+                self.place_entries(inside.get(folder, ()))
+            if not below:
+                self.place_entries(inside.get(top, ()))
+
+        # The largest first: the last one running decides how long it takes.
+        order = sorted(pieces.items(), key=lambda piece: -len(piece[1]))
+        parallel(place, order, self.report, chunk=1)
+        self.replace_suspects()
+        self.report(0)
+
+    def make_folder(self, folder: str) -> None:
+        path = f"{self.root}/{folder}"
+        os.mkdir(path, FOLDER_MODE)
+        if self.chmod:
+            os.chmod(path, FOLDER_MODE)
+
+    def place_entries(self, entries: Iterable[Entry]) -> None:
+        count: dict[str, int] = {}
+        root, placer = self.root, self.placer
+        for entry in entries:
+            kind, executable, sha256, size, _, path = entry
+            if kind != "file":
+                continue
+            if not size:
+                write_own(f"{root}/{path}", b"", executable)
+                continue
+            source = object_name(sha256, executable)
+            try:
+                status = os.stat(source, dir_fd=placer.folder, follow_symlinks=False)
+            except FileNotFoundError:
+                status = None
+            if status is None or not is_sound(status, executable, size):
+                self.suspect.append(entry)
+                continue
+            way = placer.place(source, f"{root}/{path}", executable)
+            count[way] = count.get(way, 0) + 1
+        self.counts += count.items()
+
+    def replace_suspects(self) -> None:
+        if not self.suspect:
+            return
+        entries, self.suspect = self.suspect, []
+        bad = {one.key for one in self.store.heal(sorted({entry.key for entry in entries}))}
+        if not bad:
+            self.place_entries(entries)
+            entries = self.suspect  # of another size than the manifest says
+            bad = {entry.key for entry in entries}
+        if bad:
+            owners = sorted({entry.owner for entry in self.manifest.entries if entry.key in bad})
+            raise SuspectError(self.store.root, sorted(bad), owners)
+
+    def report(self, _: int) -> None:
+        if self.on_progress:
+            done = sum(count for _, count in list(self.counts))
+            self.on_progress("Checking out", done, len(self.manifest.entries))
+
+    def result(self) -> Checkout:
+        reflinked, hardlinked, copied = (
+            sum(count for made, count in self.counts if made == way) for way in WAYS
+        )
+        total = len(self.manifest.entries)
+        return Checkout(total, reflinked, hardlinked, copied, self.placer.fallback)
 
 
 def _place_rendered(
-    target: str, entry: Entry, store: Store, prefix: str, interpreter: Interpreter
+    root: str, entry: Entry, store: Store, prefix: str, interpreter: Interpreter
 ) -> None:
-    data = b"" if entry.size == 0 else store.read(*entry.key)
+    target = f"{root}/{entry.path}"
+    data = store.read(*entry.key)
     if entry.kind == "link":
-        os.symlink(_link_target(entry, data, interpreter), target)
-    elif entry.kind == "file":
-        write_own(target, data, entry.executable)
+        os.symlink(link_target(entry, data, interpreter), target)
     else:
-        data = render(entry.kind, data, prefix, interpreter)
-        write_own(target, data, entry.executable)
-
-
-def _link_target(entry: Entry, data: bytes, interpreter: Interpreter) -> str:
-    target = data.decode("utf-8", "surrogateescape")
-    problem = link_problem(entry.path, target)
-    if problem:
-        raise WainError(ascii(entry.path), f"{problem}: {target[:200]!a}")
-    return interpreter.executable if target == PYTHON_LINK else target
+        write_own(target, render(entry.kind, data, prefix, interpreter), entry.executable)
 
 
 def _make_last(descriptor: int, root: str) -> None:
     if durable.sync_filesystem(descriptor):
         return
-    for folder, _, names in os.walk(root):
-        for name in names:
+    for folder, _, files in os.walk(root):
+        for name in files:
             path = f"{folder}/{name}"
             if not os.path.islink(path):
                 durable.sync_file(path)
         durable.sync_folder(folder)
     os.fsync(descriptor)
-
-
-def scan(
-    root: str,
-    manifest: Manifest,
-    prefix: str,
-    interpreter: Interpreter,
-    deep: bool = False,
-    *,
-    store: Store,
-    ignore: Collection[str] = (),
-    on_progress: Progress | None = None,
-) -> list[Drift]:
-    """Where the folder ``root`` differs from a manifest checked out for ``prefix``.
-
-    Fast: type, size, mode and time against what check-out wrote; only where the time differs
-    are the bytes hashed. Deep: every byte. ``store`` has the templates. ``ignore`` names paths
-    that may be there besides. Sorted by path. Raises WainError for an unreadable folder.
-    """
-    expected = {entry.path: entry for entry in manifest.entries}
-    drift = [
-        Drift(path, _owner_near(path, expected), "added")
-        for path in _walk(root, folders(expected), expected)
-        if path not in ignore
-    ]
-
-    def check(entry: Entry) -> Drift | None:
-        try:
-            what = _difference(root, entry, store, prefix, interpreter, deep)
-        except FileNotFoundError:
-            what = "missing"
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            what = "missing"
-        return Drift(entry.path, entry.owner, what) if what else None
-
-    def report(done: int) -> None:
-        if on_progress:
-            on_progress("Verifying", done, len(manifest.entries))
-
-    try:
-        drift += [one for one in hashing.parallel(check, manifest.entries, report) if one]
-    except OSError as error:
-        raise WainError(error.filename or root, error.strerror or str(error)) from None
-    report(len(manifest.entries))
-    return sorted(drift)
-
-
-def _difference(
-    root: str, entry: Entry, store: Store, prefix: str, interpreter: Interpreter, deep: bool
-) -> str:
-    path = f"{root}/{entry.path}"
-    status = os.lstat(path)
-    if entry.kind == "link":
-        if not stat.S_ISLNK(status.st_mode):
-            return "type"
-        wanted = _link_target(entry, store.read(*entry.key), interpreter)
-        return "" if os.readlink(path) == wanted else "content"
-    if not stat.S_ISREG(status.st_mode):
-        return "type"
-    size, digest = entry.size, entry.sha256
-    if entry.kind != "file":
-        data = render(entry.kind, store.read(*entry.key), prefix, interpreter)
-        size, digest = len(data), sha256(data).hexdigest()
-    if status.st_size != size:
-        return "size"
-    if (deep or status.st_mtime_ns != FIXED_NS) and hashing.hash_file(path)[0] != digest:
-        return "content"
-    modes = {EXECUTABLE_MODE if entry.executable else FILE_MODE}
-    if status.st_nlink == 1:
-        modes.add(OWN_EXECUTABLE_MODE if entry.executable else OWN_FILE_MODE)
-    return "" if stat.S_IMODE(status.st_mode) in modes else "mode"
-
-
-def _walk(root: str, known: set[str], expected: dict[str, Entry]) -> list[str]:
-    """Paths that are neither entries nor folders of the image; an unknown folder as one."""
-    added = []
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(f"{root}/{folder}" if folder else root) as items:
-                for item in items:
-                    path = f"{folder}/{item.name}" if folder else item.name
-                    if item.is_dir(follow_symlinks=False):
-                        if path in known:
-                            pending.append(path)
-                        elif path not in expected:
-                            added.append(path)
-                    elif path not in expected:
-                        added.append(path)
-        except OSError as error:
-            raise WainError(error.filename or root, error.strerror or str(error)) from None
-    return added
-
-
-def _owner_near(path: str, expected: dict[str, Entry]) -> str:
-    """Whose file this most likely is: the owner of the entries in the nearest folder."""
-    folder = path.rpartition("/")[0]
-    while folder:
-        inside = folder + "/"
-        owners = {entry.owner for name, entry in expected.items() if name.startswith(inside)}
-        if owners:
-            return owners.pop() if len(owners) == 1 else "-"
-        folder = folder.rpartition("/")[0]
-    return "-"

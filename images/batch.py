@@ -1,0 +1,147 @@
+"""Objects on their way into a store: staged, made to last, then named. Travels to hosts."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256 as _sha256
+
+from images import durable
+from images.hashing import BLOCK
+from images.layout import (
+    EXECUTABLE_MODE,
+    FILE_MODE,
+    FIXED_NS,
+    ObjectError,
+    failed,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from images.manifest import Key
+    from images.store import Store
+
+    class Readable(Protocol):
+        """What object bytes are read from."""
+
+        def read(self, size: int, /) -> bytes:
+            """Up to ``size`` bytes; none at the end."""
+
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Batch:
+    """Objects that become visible together, with publish(). Threads may share one."""
+
+    def __init__(self, store: Store, folder: str, descriptor: int) -> None:
+        self._store = store
+        self._folder = folder
+        # Opened before the first write, so that the barrier reports every failed write.
+        self._descriptor = descriptor
+        self._staged: dict[Key, str] = {}
+
+    def put(self, data: bytes, executable: bool = False) -> tuple[str, int]:
+        """Add an object; returns its sha256 and size. Raises StoreError."""
+        sha256 = _sha256(data).hexdigest()
+        key = (sha256, executable)
+        if key not in self._staged and not self._store.is_present(key, len(data)):
+            self._keep(key, self._write(executable, lambda fd: durable.write_all(fd, data)))
+        return sha256, len(data)
+
+    def put_file(
+        self,
+        file: Readable,
+        executable: bool = False,
+        sha256: str | None = None,
+        size: int | None = None,
+    ) -> tuple[str, int]:
+        """Add an object from a stream, hashed as it is written; returns sha256 and size.
+
+        Reads ``size`` bytes, or to the end when it is None. Raises ObjectError when the bytes
+        are not the ones announced, StoreError when they cannot be read or written, and what
+        else the stream raises; then nothing of them is kept.
+        """
+        digest = _sha256()
+        count = 0
+
+        def copy(descriptor: int) -> None:
+            nonlocal count
+            while size is None or count < size:
+                try:
+                    block = file.read(BLOCK if size is None else min(size - count, BLOCK))
+                except OSError as error:
+                    raise failed("object stream", error) from None
+                if not block:
+                    return
+                digest.update(block)
+                count += len(block)
+                durable.write_all(descriptor, block)
+
+        name = self._write(executable, copy)
+        found = digest.hexdigest()
+        short = size is not None and count < size
+        if short or (sha256 is not None and found != sha256):
+            durable.discard(name)
+            wanted = (sha256 or found, executable)
+            what = f"{count} of {size} bytes came" if short else f"bytes of {found} came"
+            raise ObjectError(wanted, self._store.object_path(*wanted), what, "send it again")
+        if self._store.is_present((found, executable), count):
+            durable.discard(name)
+        else:
+            self._keep((found, executable), name)
+        return found, count
+
+    def _write(self, executable: bool, fill: Callable[[int], None]) -> str:
+        name = f"{self._folder}/{os.urandom(10).hex()}"
+        try:
+            descriptor = os.open(name, _CREATE, 0o600)
+            try:
+                fill(descriptor)
+                os.fchmod(descriptor, EXECUTABLE_MODE if executable else FILE_MODE)
+                os.utime(descriptor, ns=(FIXED_NS, FIXED_NS))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            durable.discard(name)
+            raise failed(self._store.objects, error) from None
+        return name
+
+    def _keep(self, key: Key, name: str) -> None:
+        if self._staged.setdefault(key, name) is not name:
+            durable.discard(name)
+
+    def publish(self) -> None:
+        """Barrier, renames, barrier. Raises StoreError; what has no name yet is discarded."""
+        if not self._staged:
+            return
+        try:
+            self._barrier(list(self._staged.values()), durable.sync_file)
+            folders = set()
+            for key, name in self._staged.items():
+                path = self._store.object_path(*key)
+                folder = os.path.dirname(path)
+                try:
+                    os.rename(name, path)
+                except FileNotFoundError:
+                    folders.add(self._make(folder))
+                    os.rename(name, path)
+                folders.add(folder)
+            self._barrier(sorted(folders), durable.sync_folder)
+        except OSError as error:
+            raise failed(self._store.objects, error) from None
+        self._staged.clear()
+
+    def _make(self, folder: str) -> str:
+        # Another process may be faster.
+        if not os.path.isdir(folder):
+            os.makedirs(folder, 0o755, exist_ok=True)
+        return self._store.objects
+
+    def _barrier(self, paths: list[str], each: Callable[[str], None]) -> None:
+        if len(paths) > durable.FEW and durable.sync_filesystem(self._descriptor):
+            return
+        for path in paths:
+            each(path)
