@@ -148,7 +148,7 @@ def serve(agent: Agent) -> int:
         if kind != b"J":
             raise FrameError("expected a request")
         request = agent_json.loads(payload)
-        answer = _guarded(agent, lambda: _perform(agent, request))
+        answer = _guarded(agent, _perform, request)
         if answer and "kind" in answer and request.get("bytes"):
             # What is still on its way belongs to the request that failed.
             for _ in _rest(agent):
@@ -175,10 +175,10 @@ def _perform(agent: Agent, request: Request) -> Answer:
     return answer
 
 
-def _guarded(agent: Agent, action: Callable[[], Answer]) -> Answer:
+def _guarded(agent: Agent, action: Callable[..., Answer], *arguments: Any) -> Answer:
     """Do it and send the answer, or the error as data. Returns what was sent."""
     try:
-        answer, kind = action(), b"J"
+        answer, kind = action(agent, *arguments), b"J"
     except (Closed, FrameError):
         raise
     except AgentError as error:
@@ -236,7 +236,7 @@ def main(root: str, digest: str, mode: str) -> int:
         os_write(agent, MARK)
         from fleet.agent_hello import hello
 
-        answer = _guarded(agent, lambda: hello(agent, settle=mode == "keep"))
+        answer = _guarded(agent, hello, mode == "keep")
         return 1 if "kind" in answer else serve(agent)
     except (Closed, BrokenPipeError, ConnectionError):
         return 1

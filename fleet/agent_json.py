@@ -38,7 +38,7 @@ def loads(data: bytes) -> Any:
 
         return json.loads(text)
     try:
-        value, end = _make_scanner(_Context())(text, 0)
+        value, end = _make_scanner(_Context())(text, 0)  # type: ignore[arg-type]
     except StopIteration as stop:
         raise ValueError(f"no JSON at offset {stop.value}") from None
     except RecursionError:

@@ -69,7 +69,9 @@ def archive(files: dict[str, bytes]) -> bytes:
 def first_stage() -> str:
     """The program for ``python -c``: one line that no shell has to quote in a special way."""
     tree = ast.parse((_HERE / "fleet/agent_first.py").read_bytes())
-    del tree.body[0]  # its docstring
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef):
+            del node.body[0]  # its docstring
     packed = base64.b64encode(zlib.compress(ast.unparse(tree).encode(), 9)).decode()
     return f'import zlib,binascii;exec(zlib.decompress(binascii.a2b_base64("{packed}")))'
 

@@ -336,7 +336,8 @@ class Session:
     ) -> list[Key]:
         """Give the host a manifest, whole or as a delta to ``base``; the objects it lacks.
 
-        ``delta`` is what images.delta made of both. Sorted as Manifest.objects(). Kind `base`: the host has no such base, send it whole.
+        ``delta`` is what images.delta made of both. Sorted as Manifest.objects(). Kind `base`:
+        the host has no such base, send it whole.
         """
         sent = zlib.compress(manifest.to_bytes(), 6) if delta is None else delta
         request = {"id": manifest.image_id, "base": base if delta is not None else None}

@@ -173,6 +173,6 @@ class SshTransport:
 
     def open(self, argv: list[str], deadline: float) -> Channel:
         """Connect anew and start the program."""
-        from fleet import ssh
+        from fleet.ssh import open_channel
 
-        return ssh.open_channel(self, argv, deadline)
+        return open_channel(self, argv, deadline)
