@@ -16,6 +16,7 @@ from typing import NamedTuple
 from images.errors import UsageError, WainError
 from images.interpreter import machine_problem
 from images.manifest import Entry, Manifest
+from images.place import WAYS, write_own
 from images.render import Interpreter, prefix_problem
 from images.roots import Roots
 from images.stamp import NAME, Input, Stamp, boot_id, read_stamp
@@ -30,10 +31,9 @@ from images.thin import (
     split,
     with_entries,
 )
-from images.tree import Checkout, Drift, checkout, scan, write_own
+from images.tree import Checkout, Drift, checkout, scan
 
 Progress = Callable[[str, int, int], None]
-LINKS = ("reflink", "hardlink", "copy")
 
 
 class Editable(NamedTuple):
@@ -101,7 +101,7 @@ def recreate(
     mode: str = "thick",
     force: bool = False,
     editable: Editable | None = None,
-    link: tuple[str, ...] = LINKS,
+    link: tuple[str, ...] = WAYS,
     project: str = "",
     request: str = "",
     inputs: tuple[Input, ...] = (),
@@ -115,7 +115,7 @@ def recreate(
     caller holds ``swap.alone(roots.folder, path)``.
     """
     check_place(path, force)
-    problem = machine_problem(manifest)
+    problem = machine_problem(manifest.platform)
     if problem:
         raise WainError(path, problem)
     without = editable.owner if editable else ""

@@ -16,6 +16,7 @@ from hashlib import sha256
 
 from images import durable
 from images.errors import LockedError, WainError
+from images.staging import holders
 from images.stamp import read_stamp
 from images.store import Store
 
@@ -55,7 +56,8 @@ class Roots:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    what = "another process is adding an image or an environment"
+                    who = holders(path)
+                    what = f"an image or an environment is being added{': ' + who if who else ''}"
                     raise LockedError(self.folder, what, "try again when it has ended") from None
             else:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -17,8 +17,9 @@ import os
 import stat
 
 from images.errors import WainError
+from images.layout import FIXED_NS
 from images.manifest import Entry, Manifest, folders
-from images.store import FIXED_NS, Store
+from images.store import Store
 from images.swap import alone, put_in_place, staging
 from images.tree import Checkout, Interpreter, checkout
 
