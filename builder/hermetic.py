@@ -128,13 +128,19 @@ class Workspace:
                 os.chown(os.path.join(base, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
         os.chown(self.folder, uid, gid)
 
-    def take(self, folder: str, name: str, limit: int) -> Path:
+    def fresh_folder(self) -> str:
+        """A new empty folder for the build's user: for a /tmp that no earlier run prepared."""
+        folder = tempfile.mkdtemp(dir=self._base, prefix="tmp-")
+        os.chown(folder, self.isolation.uid, self.isolation.gid)
+        return folder
+
+    def take(self, folder: str, name: str, limit: int, place: Path | None = None) -> Path:
         """Copy a regular file the build left in ``build/<folder>`` to where it cannot reach.
 
         Links are not followed: what the build left may be aimed at this machine's files.
         Raises :class:`SandboxError`.
         """
-        target = self.kept / name
+        target = (place or self.kept) / name
         try:
             base = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -245,7 +251,7 @@ def run(
         "readable": list(readable),
         "writable": [
             [INSIDE, str(workspace.folder)],
-            ["/tmp", str(workspace.folder / "tmp")],  # noqa: S108
+            ["/tmp", workspace.fresh_folder()],  # noqa: S108
         ],
         "folder": workspace.inside(folder) if folder else workspace.inside(),
         "command": command,
@@ -383,8 +389,6 @@ def _candidates(level: str) -> Iterator[Isolation]:
             continue
         if uid == 0:
             yield Isolation(name, NOBODY, NOBODY)
-            if name == "namespaces":
-                continue
         yield Isolation(name, uid, gid)
 
 

@@ -115,13 +115,14 @@ def _mounts(order: dict[str, Any]) -> None:
     private = syscalls.MS_NOSUID | syscalls.MS_NODEV
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("none", root, "tmpfs", private, "mode=755,size=64m")
-    for path in dict.fromkeys((*SYSTEM, *order["readable"])):
-        _readable(path, root)
-    _etc(root, order["uid"], order["gid"])
+    # These first: what is readable may lie in the real /tmp.
     for inside, folder in order["writable"]:
         os.makedirs(root + inside, exist_ok=True)
         syscalls.mount(folder, root + inside, "", syscalls.MS_BIND)
         syscalls.mount("none", root + inside, "", _remount(root + inside) | private)
+    for path in dict.fromkeys((*SYSTEM, *order["readable"])):
+        _readable(path, root)
+    _etc(root, order["uid"], order["gid"])
     os.makedirs(root + "/proc")
     try:
         syscalls.mount("proc", root + "/proc", "proc", private | syscalls.MS_NOEXEC)
@@ -300,6 +301,8 @@ def _command(order: dict[str, Any], failed: int) -> NoReturn:
     _limit(resource.RLIMIT_FSIZE, order.get("max_file", MAX_FILE))
     if order["level"] == "namespaces":
         _limit(resource.RLIMIT_NPROC, MAX_PROCESSES)
+    if order["level"] == "namespaces":
+        syscalls.drop_capabilities()
     if os.getuid() == 0 and order["uid"] != 0:
         os.setgroups([])
         os.setresgid(order["gid"], order["gid"], order["gid"])

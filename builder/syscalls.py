@@ -21,6 +21,7 @@ MS_RELATIME = 1 << 21
 MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 36, 38, 22
+_PR_CAPBSET_DROP = 24
 _SECCOMP_MODE_FILTER = 2
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -86,6 +87,13 @@ def become_subreaper() -> None:
 def no_new_privileges() -> None:
     """No set-uid program gives anything from here on."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def drop_capabilities() -> None:
+    """No program this process starts gets a capability, even as root."""
+    for number in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+            return
 
 
 def _machine() -> tuple[int, int, int]:
