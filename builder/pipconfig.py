@@ -62,6 +62,11 @@ class _Parser(configparser.RawConfigParser):
 
 def read_settings(environ: Mapping[str, str] | None = None) -> PipSettings:
     """pip's settings now. Raises UsageError for a file pip could not read either."""
+    return _settings(read_values(environ))
+
+
+def read_values(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every option pip's files and variables set, by its long name. Raises UsageError."""
     environment = os.environ if environ is None else environ
     layers: dict[str, dict[str, str]] = {section: {} for section in (*_SECTIONS, "env")}
     for path in config_files(environment):
@@ -74,7 +79,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> PipSettings:
     merged: dict[str, str] = {}
     for layer in layers.values():
         merged.update(layer)
-    return _settings(merged)
+    return merged
 
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:

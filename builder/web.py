@@ -69,6 +69,7 @@ class Web:
             login = credentials_in(url)
             if login is not None:
                 self._logins[_netloc(url)] = login
+        self._configured = frozenset(self._logins)
         self._trusted = frozenset(host.lower() for host in settings.trusted_hosts)
 
     @contextmanager
@@ -90,6 +91,10 @@ class Web:
         finally:
             # A body that was not read to its end cannot be followed by another answer.
             response.close()
+
+    def has_login(self, url: str) -> bool:
+        """Whether requests to this address carry a user and password of a configured index."""
+        return credentials_in(url) is not None or _netloc(url) in self._configured
 
     def get(self, url: str, accept: str = "*/*", limit: int = 1 << 27) -> tuple[bytes, str, str]:
         """(body, content type, final address) of a page of at most ``limit`` bytes."""

@@ -1,0 +1,337 @@
+"""Requirements to a lock: the question, the resolver that answers it, and the proof.
+
+pip answers for targets this machine can run, uv for all others or where the project chose it.
+What comes back is proved for the target by its own tags, whatever the resolver believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import interpreters, resolve_pip, resolve_uv
+from builder.pages import IndexFile
+from builder.proof import Chosen, prove
+from builder.requirements import Inputs, inputs_from, project_python, read_inputs
+from builder.resolution import Found, Gate, Question, ResolveError, Resolver
+from builder.sources import Sources, sources_of
+from builder.spec import BuildSpec
+from builder.urls import file_url, is_file_url, mask, path_of, without_credentials
+from images.errors import UsageError, WainError
+from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
+from wheelhouse.target import Target
+
+if TYPE_CHECKING:
+    from builder.web import Web
+
+Say = Callable[[str], None]
+
+
+class ChangedFileError(WainError):
+    """A file whose bytes changed under the same name: ``locked`` and ``found`` are sha256."""
+
+    def __init__(self, filename: str, locked: str, found: str, where: str) -> None:
+        self.filename = filename
+        self.locked = locked
+        self.found = found
+        super().__init__(
+            filename,
+            f"was locked with sha256 {locked}, but {mask(where)} now has {found}",
+            "a release never changes: find out why before you lock it again",
+        )
+
+
+def resolve_target(
+    spec: BuildSpec,
+    target: Target,
+    previous: Lock | None = None,
+    upgrade: Mapping[str, str] | Iterable[str] = (),
+    *,
+    inputs: Inputs | None = None,
+    say: Say = lambda _: None,
+    newest: bool = False,
+) -> Lock:
+    """The lock of one target.
+
+    The versions of ``previous`` are kept unless the requirements or ``upgrade`` (names, with the
+    version to take or an empty text) force others; ``newest`` keeps none. ``say`` gets what the
+    user should know. Files carry the address they were found at, without login. Raises
+    UsageError, ResolveError, ProofError, ChangedFileError, AmbiguousError.
+    """
+    if spec.given_lock:
+        return _given(spec, target)
+    asked = inputs if inputs is not None else read_inputs(spec)
+    if spec.project:
+        _check_python(spec, target)
+    moves = dict(upgrade) if isinstance(upgrade, Mapping) else dict.fromkeys(upgrade, "")
+    keep = {} if previous is None or newest else {p.name: p.version for p in previous.packages}
+    question = Question(
+        target=target,
+        requirements=asked.for_target(target),
+        constraints=asked.constraints,
+        options=asked.options,
+        sources=with_file_options(sources_of(spec), asked),
+        from_source=spec.from_source,
+        exclude_newer=spec.exclude_newer,
+        keep=keep,
+        upgrade=moves,
+    )
+    return _answer(question, spec, previous, inputs_digest(spec, asked, target), say)
+
+
+def resolve_requirements(
+    requirements: list[str],
+    target: Target,
+    spec: BuildSpec,
+    *,
+    previous: Lock | None = None,
+    origin: str = "build requirements",
+    say: Say = lambda _: None,
+) -> Lock:
+    """A lock of wheels alone for requirement strings: what a build environment is made from.
+
+    The project's sources and cut-off hold. The versions of ``previous`` are kept. Raises as
+    `resolve_target` does.
+    """
+    asked = inputs_from(requirements, origin)
+    question = Question(
+        target=target,
+        requirements=asked.for_target(target),
+        options=(("--only-binary", ":all:"),),
+        sources=sources_of(spec),
+        exclude_newer=spec.exclude_newer,
+        keep={} if previous is None else {p.name: p.version for p in previous.packages},
+    )
+    digest = _digest({"build": sorted(line.text for line in asked.requirements)})
+    return _answer(question, spec, previous, digest, say)
+
+
+def inputs_digest(spec: BuildSpec, inputs: Inputs, target: Target) -> str:
+    """sha256 over all that decides a lock: what was asked, for what, from where.
+
+    Comments, order and the places of lines are not in it.
+    """
+    if spec.given_lock:
+        return hashlib.sha256(Path(spec.given_lock).read_bytes()).hexdigest()
+    return _digest(
+        {
+            "requirements": sorted({_canonical(line.text) for line in inputs.requirements}),
+            "constraints": sorted({_canonical(line.text) for line in inputs.constraints}),
+            "options": sorted(
+                [name, mask(value)] for name, value in inputs.options if "index" not in name
+            ),
+            "target": [target.python, target.platform],
+            "from-source": sorted(spec.from_source),
+            "exclude-newer": spec.exclude_newer.isoformat() if spec.exclude_newer else "",
+            "pins": sorted([index.name, sorted(index.projects)] for index in spec.indexes),
+        }
+    )
+
+
+def _canonical(text: str) -> str:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    requirement = Requirement(text)
+    requirement.name = canonicalize_name(requirement.name)
+    return str(requirement)
+
+
+def _digest(document: object) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def choose_resolver(spec_resolver: str, target: Target) -> Resolver:
+    """pip where this machine can run the target, else uv. Raises UsageError without either."""
+    interpreter = interpreters.find_interpreter(target)
+    if spec_resolver == "uv":
+        why = 'resolver = "uv" was chosen'
+    elif not interpreters.is_native(target):
+        why = f"pip cannot resolve for {target.platform}, which is not this machine's"
+    elif interpreter is None:
+        why = f"pip cannot resolve for Python {target.python}, which is not on this machine"
+    elif not resolve_pip.supports(target):
+        why = f"the installed pip does not run under Python {target.python}"
+    else:
+        return resolve_pip.PipResolver(interpreter)
+    uv = resolve_uv.find_uv()
+    if uv is None:
+        raise resolve_uv.missing(target, why)
+    return resolve_uv.UvResolver(uv, interpreter)
+
+
+def with_file_options(sources: Sources, inputs: Inputs) -> Sources:
+    """The sources with the indexes and find-links that requirements files name, as pip reads them.
+
+    An ``--index-url`` replaces the configured one, the others are added.
+    """
+    indexes = inputs.places("-i", "--index-url", "--pypi-url")
+    settings = replace(
+        sources.settings,
+        index_url=indexes[-1] if indexes else sources.settings.index_url,
+        extra_index_urls=(
+            *sources.settings.extra_index_urls,
+            *inputs.places("--extra-index-url"),
+        ),
+        find_links=(*sources.settings.find_links, *map(_link, inputs.places("-f", "--find-links"))),
+        trusted_hosts=(*sources.settings.trusted_hosts, *inputs.places("--trusted-host")),
+        no_index=sources.settings.no_index or ("--no-index", "") in inputs.options,
+    )
+    return replace(sources, settings=settings)
+
+
+def _link(value: str) -> str:
+    return value if ":" in value[:8] else file_url(Path(value).absolute())
+
+
+def _answer(
+    question: Question, spec: BuildSpec, previous: Lock | None, digest: str, say: Say
+) -> Lock:
+    resolver = choose_resolver(spec.resolver, question.target)
+    if question.sources.ruled or question.exclude_newer:
+        found = _through_gateway(resolver, question, say)
+    else:
+        found = resolver.resolve(question, None)
+    chosen = prove(question.target, found, question.from_source, _unbuildable(question.target))
+    direct = {line.name for line in question.requirements}
+    files = _complete([one.file for one in chosen], previous, _web(question.sources))
+    packages = tuple(
+        _locked(one, file, one.found.name in direct)
+        for one, file in zip(chosen, files, strict=True)
+    )
+    lock = Lock(target=question.target, packages=packages, inputs_digest=digest)
+    check_unchanged(lock, previous)
+    return lock
+
+
+def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[Found, ...]:
+    from builder.client import IndexClient
+    from builder.cutoff import CutOff
+    from builder.gateway import Gateway
+
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(IndexClient(question.sources))
+        moment = question.exclude_newer
+        cutoff = CutOff(moment, question.target, lambda: client.web) if moment else None
+        gateway = stack.enter_context(Gateway(client, cutoff))
+        try:
+            found = resolver.resolve(question, Gate(gateway.url))
+        except ResolveError:
+            if gateway.errors:
+                raise next(iter(gateway.errors.values())) from None
+            raise
+        finally:
+            for note in gateway.notes:
+                say(note)
+        return tuple(
+            package._replace(
+                files=tuple(file._replace(url=gateway.original(file.url)) for file in package.files)
+            )
+            for package in found
+        )
+
+
+def _unbuildable(target: Target) -> Callable[[Found], str]:
+    """Why this machine could not build for the target; the same for every package."""
+    if interpreters.is_native(target):
+        if interpreters.find_interpreter(target) is not None:
+            return lambda _: ""
+        return lambda _: f"there is no Python {target.python} here to build it with"
+    return lambda _: f"this machine cannot build for {target.platform}"
+
+
+def _web(sources: Sources) -> Callable[[], Web]:
+    def make() -> Web:
+        from builder.web import Web
+
+        return Web(sources.settings, sources.addresses())
+
+    return make
+
+
+def _complete(
+    files: list[IndexFile], previous: Lock | None, web: Callable[[], Web]
+) -> list[IndexFile]:
+    """The files with hash and size: from the previous lock where it knows them, else asked for."""
+    from builder.client import sizes_of
+
+    known = {p.file.sha256: p.file for p in previous.packages} if previous else {}
+    hashed = [file if file.sha256 else file._replace(sha256=_hash(file, web)) for file in files]
+    sizes = sizes_of(
+        web,
+        [
+            file.url
+            for file in hashed
+            if file.size is None and (file.sha256 not in known or not known[file.sha256].size)
+        ],
+    )
+    done = []
+    for file in hashed:
+        old = known.get(file.sha256 or "")
+        done.append(
+            file._replace(
+                size=file.size or (old.size if old else None) or sizes.get(file.url),
+                upload_time=file.upload_time or (old.upload_time if old else None),
+            )
+        )
+    return done
+
+
+def _hash(file: IndexFile, web: Callable[[], Web]) -> str:
+    """The sha256 of a file whose place gives none: a find-links folder, an old index."""
+    digest = hashlib.sha256()
+    if is_file_url(file.url):
+        with path_of(file.url).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    with web().open(file.url) as answer:
+        for block in answer.response.stream(1 << 20, decode_content=False):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _locked(chosen: Chosen, file: IndexFile, direct: bool) -> LockedPackage:
+    return LockedPackage(
+        name=chosen.found.name,
+        version=chosen.found.version,
+        file=LockedFile(
+            filename=file.filename,
+            sha256=file.sha256 or "",
+            size=file.size,
+            upload_time=file.upload_time,
+            url=without_credentials(file.url),
+        ),
+        kind=chosen.kind,
+        requires_python=chosen.found.requires_python,
+        direct=direct,
+    )
+
+
+def check_unchanged(lock: Lock, previous: Lock | None) -> None:
+    """Refuse a file with the name of a locked one and other bytes. Raises ChangedFileError."""
+    known = {p.file.filename: p.file.sha256 for p in previous.packages} if previous else {}
+    for package in lock.packages:
+        old = known.get(package.file.filename)
+        if old is not None and old != package.file.sha256:
+            where = package.file.url or "its index"
+            raise ChangedFileError(package.file.filename, old, package.file.sha256, where)
+
+
+def _given(spec: BuildSpec, target: Target) -> Lock:
+    """The lock another tool made, as it selects for this target."""
+    lock = read_lock(Path(spec.given_lock), target)
+    return replace(lock, inputs_digest=inputs_digest(spec, Inputs(()), target))
+
+
+def _check_python(spec: BuildSpec, target: Target) -> None:
+    wanted = project_python(Path(spec.project))
+    if not wanted.contains(target.python_full_version, prereleases=True):
+        raise UsageError(
+            f"target {target.name}",
+            f"is Python {target.python}, but pyproject.toml asks for {wanted}",
+        )
