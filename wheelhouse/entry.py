@@ -22,7 +22,7 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
-from wheelhouse.text import bare, shown
+from wheelhouse.text import shown
 from wheelhouse.zipcheck import Refused
 
 FORMAT = 1
@@ -44,13 +44,16 @@ class Filename:
 def parse_filename(filename: str) -> Filename:
     """Take a wheel's or sdist's file name apart. Raises :class:`Refused` (W9)."""
     if _FILENAME.fullmatch(filename) is None or filename.startswith("."):
-        raise Refused("W9", f"{shown(filename)} is no file name of a wheel or sdist")
+        raise Refused("W9", f"file name {shown(filename)} is no name of a wheel or sdist")
     try:
         if filename.endswith(".whl"):
             return Filename("wheel", *parse_wheel_filename(filename))
         return Filename("sdist", *parse_sdist_filename(filename))
-    except (InvalidWheelFilename, InvalidSdistFilename) as error:
-        raise Refused("W9", bare(str(error))) from None
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        form = "name-version(-build)-python-abi-platform.whl"
+        if not filename.endswith(".whl"):
+            form = "name-version.tar.gz"
+        raise Refused("W9", f"file name {shown(filename)} is not of the form {form}") from None
 
 
 @dataclass(frozen=True, slots=True)

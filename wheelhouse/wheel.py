@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.tags import Tag
-from packaging.utils import (
-    BuildTag,
-    InvalidWheelFilename,
-    NormalizedName,
-    canonicalize_name,
-    parse_wheel_filename,
-)
+from packaging.utils import BuildTag, NormalizedName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from wheelhouse.entry import parse_filename
 from wheelhouse.errors import WheelhouseError
 from wheelhouse.layout import check_layout
 from wheelhouse.metadata import (
@@ -43,7 +37,6 @@ from wheelhouse.zipdata import contents, read_member
 _METADATA_LIMIT = 32 << 20
 _BATCH = 2 << 20
 _BLOCK = 1 << 20
-_ESCAPED_VERSION = re.compile(r"[A-Za-z0-9_.!+]+")
 
 
 class WheelError(WheelhouseError):
@@ -104,7 +97,10 @@ def check_wheel(
     naming the file, the rule and the value found.
     """
     try:
-        name, version, build, tags = _parse_filename(path.name)
+        parsed = parse_filename(path.name)
+        if parsed.kind != "wheel":
+            raise Refused("W9", f"file name {shown(path.name)} is no wheel's")
+        name, version, build, tags = parsed.name, parsed.version, parsed.build, parsed.tags
         try:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -155,17 +151,6 @@ def file_sha256(handle: int) -> str:
         digest.update(block)
         position += len(block)
     return digest.hexdigest()
-
-
-def _parse_filename(
-    filename: str,
-) -> tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]:
-    if re.fullmatch(r"[A-Za-z0-9_.+!\-]+", filename) is None or len(filename) > 255:
-        raise Refused("W9", f"file name {shown(filename)} is no wheel's name")
-    try:
-        return parse_wheel_filename(filename)
-    except InvalidWheelFilename as error:
-        raise Refused("W9", bare(str(error))) from None
 
 
 def _wrong_target(tags: frozenset[Tag], target: Target) -> Refused:

@@ -26,6 +26,8 @@ _EOCD64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL_SIZE = 30
+# APPNOTE 6.3; readers refuse what says it needs more.
+_NEWEST_READER = 63
 _EXTRA = struct.Struct("<2H")
 MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
 ZIP64, _UNICODE_PATH = 0x0001, 0x7075
@@ -195,7 +197,7 @@ def _entries(data: bytes, count: int, base: int) -> Iterator[Member]:
         if position + _CENTRAL.size > len(data):
             raise Refused("W6", f"the directory is cut off at byte {base + position}")
         (
-            signature, _, _, flags, method, _, _, crc, compressed, size,
+            signature, _, needed, flags, method, _, _, crc, compressed, size,
             name_length, extra_length, comment_length, disk, _, attributes, start,
         ) = _CENTRAL.unpack_from(data, position)  # fmt: skip
         if signature != b"PK\1\2":
@@ -209,6 +211,7 @@ def _entries(data: bytes, count: int, base: int) -> Iterator[Member]:
         if extra_length or MAX32 in (size, compressed, start):
             extras = extra_fields(data[position + name_length : stop], name, raw)
             size, compressed, start = _zip64(extras, name, [size, compressed, start])
+        check_version(name, needed)
         _check_kind(name, flags, method, disk, comment_length)
         problem = name_problem(name, raw)
         if problem is not None:
@@ -230,6 +233,12 @@ def _decoded(raw: bytes, flags: int) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         raise Refused("W7", f"member name {shown(raw)} is not UTF-8") from None
+
+
+def check_version(name: str, needed: int) -> None:
+    """Refuse a member that asks for a newer reader than any of wheels has to be."""
+    if needed & 0xFF > _NEWEST_READER:
+        raise Refused("W6", f"member {shown(name)} needs ZIP version {(needed & 0xFF) / 10}")
 
 
 def _check_kind(name: str, flags: int, method: int, disk: int, comment: int) -> None:

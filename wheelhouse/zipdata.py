@@ -19,6 +19,7 @@ from wheelhouse.zipcheck import (
     ZIP64,
     Member,
     Refused,
+    check_version,
     extra_fields,
     read_exactly,
 )
@@ -110,7 +111,7 @@ def _check_local(head: bytes, member: Member) -> int:
     if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
         raise Refused("W6", f"no header of member {shown(member.name)} at byte {member.start}")
     (
-        _, _, flags, method, _, _, crc, compressed, size, name_length, extra_length,
+        _, needed, flags, method, _, _, crc, compressed, size, name_length, extra_length,
     ) = _LOCAL.unpack_from(head)  # fmt: skip
     name = head[_LOCAL.size : _LOCAL.size + name_length]
     if name != member.raw_name:
@@ -122,6 +123,7 @@ def _check_local(head: bytes, member: Member) -> int:
     data_start: int = _LOCAL.size + name_length + extra_length
     if data_start > len(head):
         raise Refused("W6", f"the header of member {shown(member.name)} is cut off")
+    check_version(member.name, needed)
     if extra_length:
         extras = extra_fields(head[_LOCAL.size + name_length : data_start], member.name, name)
         size, compressed = _local_zip64(extras, member, size, compressed)

@@ -1,0 +1,102 @@
+"""Every malformed kind is refused by its rule, in one line, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from packaging.tags import Tag
+
+from tests.support.malformed import KINDS, Kind
+from tests.support.wheels import draft, make_wheel
+from wheelhouse.index import Wheelhouse
+from wheelhouse.target import Target
+from wheelhouse.wheel import WheelError, check_wheel
+from wheelhouse.zipcheck import Limits
+
+pytestmark = [pytest.mark.row(name) for name in ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8")]
+pytestmark += [pytest.mark.row(name) for name in ("W9", "W10", "W13")]
+
+# Low enough that a test reaches them, and that a bomb would be seen to fill the disk.
+LIMITS = Limits(members=60_000, ratio_floor=1 << 20)
+
+
+def snapshot(folder: Path) -> set[str]:
+    return {os.path.join(root, name) for root, _, names in os.walk(folder) for name in names}
+
+
+def test_there_are_enough_kinds() -> None:
+    assert len(KINDS) >= 60
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    rules = Counter(kind.rule for kind in KINDS)
+    assert set(rules) == {"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "W13"}
+
+
+def test_the_wheel_they_start_from_is_good(tmp_path: Path, house: Wheelhouse) -> None:
+    entry = house.add(make_wheel(tmp_path))
+    assert (entry.name, str(entry.version), entry.kind) == ("demo", "1.0", "wheel")
+    assert house.files() == (entry,)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+def test_refused_without_a_trace(kind: Kind, tmp_path: Path) -> None:
+    wheel = kind.make()
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    path = incoming / wheel.filename
+    path.write_bytes(wheel.to_bytes())
+    house = Wheelhouse(tmp_path / "house", limits=LIMITS)
+    before = snapshot(tmp_path)
+
+    with pytest.raises(WheelError) as caught:
+        house.add(path)
+
+    message = str(caught.value)
+    assert caught.value.rule == kind.rule, message
+    assert kind.says in message
+    # One line that cannot drive a terminal, starting with the file and the rule.
+    assert message.isascii()
+    assert message.isprintable()
+    assert message.split(": ")[1] == kind.rule
+    assert "Traceback" not in message
+    # Nothing anywhere: no file, no staging folder, no page, no note but the lock itself.
+    assert snapshot(tmp_path) - before <= {str(house.folder / ".meta" / "lock")}
+    assert not list((house.folder / ".staging").iterdir()) if house.folder.exists() else True
+    assert house.files() == ()
+    assert not (house.folder / "simple").exists()
+
+
+def test_a_wheel_of_another_target(tmp_path: Path) -> None:
+    path = make_wheel(tmp_path, tag="cp312-cp312-manylinux_2_34_x86_64", purelib=False)
+    target = Target("prod", "3.12", "manylinux_2_28_x86_64")
+    with pytest.raises(
+        WheelError, match=r"W13: is for cp312-cp312-manylinux_2_34_x86_64"
+    ) as caught:
+        check_wheel(path, target=target)
+    assert "manylinux_2_28_x86_64" in str(caught.value)
+    assert check_wheel(path).tags == {Tag("cp312", "cp312", "manylinux_2_34_x86_64")}
+
+
+def test_a_bomb_is_stopped_while_it_unpacks(tmp_path: Path) -> None:
+    """Declared small, holds a gigabyte: no more than the declared size is ever produced."""
+    wheel = draft()
+    member = wheel.add("demo/zeros", bytes(64 << 20))
+    member.local["size"] = member.central["size"] = 1000
+    member.packed = member.payload()
+    member.data = bytes(1000)
+    path = wheel.write(tmp_path)
+    with pytest.raises(WheelError, match=r"W8: .* holds more"):
+        check_wheel(path)
+
+
+@pytest.mark.parametrize("where", ["folder", "fifo", "missing"])
+def test_what_is_no_file(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "demo-1.0-py3-none-any.whl"
+    if where == "folder":
+        path.mkdir()
+    elif where == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(WheelError, match="W6"):
+        check_wheel(path)
