@@ -81,17 +81,19 @@ def export_image(
     with store.writing():
         try:
             with open(temporary, "xb") as raw:
-                with gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as packed:
-                    with tarfile.open(mode="w|", fileobj=packed, format=tarfile.PAX_FORMAT) as tar:
-                        _add(tar, _HEADER, json.dumps(header, indent=1).encode())
-                        _add(tar, "manifest", manifest.to_bytes())
-                        _add(tar, "image.json", json.dumps(document.to_json(), indent=1).encode())
-                        for fleet, data in read_signatures(store, image_id).items():
-                            _add(tar, f"signatures/{fleet}.json", data)
-                        for done, key in enumerate(objects):
-                            _add(tar, _object_name(key), store.read(*key))
-                            if on_progress and done % 64 == 0:
-                                on_progress("Exporting", done, len(objects))
+                with (
+                    gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as packed,
+                    tarfile.open(mode="w|", fileobj=packed, format=tarfile.PAX_FORMAT) as tar,
+                ):
+                    _add(tar, _HEADER, json.dumps(header, indent=1).encode())
+                    _add(tar, "manifest", manifest.to_bytes())
+                    _add(tar, "image.json", json.dumps(document.to_json(), indent=1).encode())
+                    for fleet, data in read_signatures(store, image_id).items():
+                        _add(tar, f"signatures/{fleet}.json", data)
+                    for done, key in enumerate(objects):
+                        _add(tar, _object_name(key), store.read(*key))
+                        if on_progress and done % 64 == 0:
+                            on_progress("Exporting", done, len(objects))
                 raw.flush()
                 os.fsync(raw.fileno())
             os.rename(temporary, path)
@@ -175,7 +177,7 @@ def _read(
             batch.put_file(stream, key[1], key[0], member.size)
             got.add(key)
             if on_progress and len(got) % 64 == 0:
-                on_progress("Importing", len(got), header["objects"])
+                on_progress("Importing", len(got), int(header["objects"]))
         missing = store.missing({key: expected[key] for key in expected if key not in got})
         if missing:
             what = f"{len(missing)} of {len(expected)} objects are in neither"

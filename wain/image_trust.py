@@ -151,8 +151,10 @@ def _show(chain: list[Signed], out: Output) -> None:
     out.say(f"fleet {trust.fleet}, version {trust.version}, epoch {trust.epoch}, images: {names}")
     out.say(f"{trust.threshold} of {len(trust.signers)} signers must agree")
     signed = {who for who, _ in chain[-1].signatures}
-    rows = [[one.principal, one.key[:44], one.valid_before, "yes" if one.principal in signed else ""]
-            for one in trust.signers]  # fmt: skip
+    rows = []
+    for one in trust.signers:
+        done = "yes" if one.principal in signed else ""
+        rows.append([one.principal, one.key[:44], one.valid_before, done])
     out.table(["signer", "key", "until", "signed this version"], rows)
     if problem:
         out.say(f"not valid yet: {problem}")

@@ -99,7 +99,8 @@ SKELETON: dict[str, tuple[str, bool, bytes]] = {
     "bin/activate": (
         "sh",
         False,
-        b'VIRTUAL_ENV=@WAIN_PREFIX@\nexport VIRTUAL_ENV\nPATH="$VIRTUAL_ENV/bin:$PATH"\nexport PATH\n',
+        b"VIRTUAL_ENV=@WAIN_PREFIX@\nexport VIRTUAL_ENV\n"
+        b'PATH="$VIRTUAL_ENV/bin:$PATH"\nexport PATH\n',
     ),
     "pyvenv.cfg": (
         "plain",
