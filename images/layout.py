@@ -57,4 +57,4 @@ def is_sound(status: os.stat_result, executable: bool, size: int | None = None) 
 
 def failed(path: str, error: OSError) -> StoreError:
     """What the system said about a path, as an error of the store."""
-    return StoreError(ascii(path)[1:-1], error.strerror or str(error))
+    return StoreError(path, error.strerror or str(error))

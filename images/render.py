@@ -129,5 +129,5 @@ def link_target(entry: Entry, data: bytes, interpreter: Interpreter) -> str:
     target = data.decode("utf-8", "surrogateescape")
     problem = link_problem(entry.path, target)
     if problem:
-        raise WainError(ascii(entry.path), f"{problem}: {target[:200]!a}")
+        raise WainError(entry.path, f"{problem}: {target[:200]!a}")
     return interpreter.executable if target == PYTHON_LINK else target

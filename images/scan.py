@@ -76,8 +76,7 @@ def scan(
         drift = _walk(root, known, expected, ignore)
         drift += [one for one in parallel(check, manifest.entries, report) if one]
     except OSError as error:
-        where = ascii(error.filename or root)[1:-1]
-        raise WainError(where, error.strerror or str(error)) from None
+        raise WainError(error.filename or root, error.strerror or str(error)) from None
     report(len(manifest.entries))
     return sorted(drift)
 

@@ -285,7 +285,10 @@ class Store:
 
         descriptor = self._open_lock()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            except OSError as error:
+                raise failed(self._lock, error) from None
             yield
         finally:
             os.close(descriptor)
@@ -300,8 +303,8 @@ class Store:
     def batch(self) -> Iterator[Batch]:
         """Collect objects and publish them together when the block ends without an error.
 
-        After an error in the block, or a failed barrier, nothing of them is in the store.
-        Raises StoreError.
+        After an error in the block, or when their bytes cannot be made to last, none of them
+        is in the store. Raises StoreError.
         """
         with self.writing():
             area = staging(self.tmp)
@@ -325,9 +328,11 @@ class Store:
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 who = holders(self._lock) or "another process"
                 raise LockedError(self.root, f"the store is used by {who}") from None
+            except OSError as error:
+                raise failed(self._lock, error) from None
             yield
         finally:
             os.close(descriptor)

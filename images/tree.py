@@ -59,7 +59,7 @@ def confine(path: str) -> None:
     """Raise WainError for a path that may not stand in an image."""
     problem = path_problem(path)
     if problem:
-        raise WainError(ascii(path), problem)
+        raise WainError(path, problem)
 
 
 def checkout(
@@ -82,7 +82,7 @@ def checkout(
     """
     problem = prefix_problem(prefix)
     if problem:
-        raise WainError(ascii(prefix), problem)
+        raise WainError(prefix, problem)
     root = os.path.abspath(staging_dir)
     descriptors: list[int] = []
     try:
@@ -109,7 +109,7 @@ def checkout(
         where = error.filename2 or error.filename or root
         if isinstance(where, str) and not where.startswith("/"):
             where = f"{store.objects}/{where}"
-        raise WainError(ascii(where)[1:-1], error.strerror or str(error)) from None
+        raise WainError(where, error.strerror or str(error)) from None
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
