@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -153,14 +154,16 @@ class Workspace:
                 os.close(inner)
         except OSError as error:
             raise SandboxError(ascii(name), f"cannot be taken: {error.strerror}") from None
-        with os.fdopen(handle, "rb") as source:
+        try:
             status = os.fstat(handle)
-            if not _is_plain(status) or status.st_size > limit:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
                 raise SandboxError(
                     ascii(name), f"is no regular file of at most {limit} bytes ({status.st_size})"
                 )
-            with target.open("wb") as copy:
+            with os.fdopen(handle, "rb", closefd=False) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
+        finally:
+            os.close(handle)
         return target
 
     def listed(self, folder: str) -> list[str]:
@@ -184,12 +187,6 @@ class Workspace:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _is_plain(status: os.stat_result) -> bool:
-    import stat
-
-    return stat.S_ISREG(status.st_mode)
 
 
 def _remove(folder: Path) -> None:

@@ -301,8 +301,7 @@ def _command(order: dict[str, Any], failed: int) -> NoReturn:
     _limit(resource.RLIMIT_FSIZE, order.get("max_file", MAX_FILE))
     if order["level"] == "namespaces":
         _limit(resource.RLIMIT_NPROC, MAX_PROCESSES)
-    if order["level"] == "namespaces":
-        syscalls.drop_capabilities()
+    syscalls.drop_capabilities()
     if os.getuid() == 0 and order["uid"] != 0:
         os.setgroups([])
         os.setresgid(order["gid"], order["gid"], order["gid"])

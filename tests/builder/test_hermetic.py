@@ -1,0 +1,371 @@
+"""Row W12: what foreign build code tries, and what comes of it, at every level of isolation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import hermetic
+from builder.hermetic import Isolation, Outcome, SandboxError, Workspace
+
+PYTHON, PREFIX = hermetic.own_python()
+CANARY = "canary-5f0b7c1e"
+
+
+def _levels() -> list[str]:
+    found = []
+    for level in hermetic.LEVELS:
+        try:
+            hermetic.isolation(PYTHON, PREFIX, level)
+        except SandboxError:
+            continue
+        found.append(level)
+    return found
+
+
+LEVELS = _levels()
+ISOLATED = [level for level in LEVELS if level != "none"]
+
+
+@pytest.fixture(params=LEVELS)
+def kept(request: pytest.FixtureRequest) -> Isolation:
+    return hermetic.isolation(PYTHON, PREFIX, request.param)
+
+
+@pytest.fixture(params=ISOLATED)
+def isolated(request: pytest.FixtureRequest) -> Isolation:
+    return hermetic.isolation(PYTHON, PREFIX, request.param)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder on this machine that every user may read and write."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run(isolation: Isolation, code: str, tmp_path: Path, deadline: float = 30) -> Outcome:
+    with Workspace(isolation) as workspace:
+        workspace.hand_over()
+        return hermetic.run(
+            workspace,
+            [PYTHON, "-I", "-S", "-c", code],
+            folder="",
+            environment={"HOME": workspace.inside("home")},
+            readable=(PREFIX,),
+            deadline=deadline,
+            log=tmp_path / "log",
+        )
+
+
+def said(outcome: Outcome) -> str:
+    return outcome.tail.decode().strip()
+
+
+def test_something_isolates_here() -> None:
+    assert ISOLATED, "neither namespaces nor Landlock: the tests of row W12 prove nothing"
+    assert hermetic.isolation(PYTHON, PREFIX).level == LEVELS[0]
+
+
+def test_runs_and_reports(kept: Isolation, tmp_path: Path) -> None:
+    outcome = run(kept, "print('hello'); raise SystemExit(7)", tmp_path)
+    assert (outcome.status, outcome.timed_out, said(outcome)) == (7, False, "hello")
+    assert (tmp_path / "log").read_text() == "hello\n"
+
+
+def test_a_signal_is_a_status(kept: Isolation, tmp_path: Path) -> None:
+    outcome = run(kept, "import os; os.kill(os.getpid(), 11)", tmp_path)
+    # PID 1 has no default action for its own signals; the command is not PID 1.
+    assert outcome.status == 128 + 11
+
+
+@pytest.mark.row("W12")
+def test_reads_no_file_of_this_machine(
+    isolated: Isolation, tmp_path: Path, open_folder: Path
+) -> None:
+    secret = open_folder / "id_ed25519"
+    secret.write_text(CANARY)
+    secret.chmod(0o644)
+    outcome = run(isolated, f"print(open({str(secret)!r}).read())", tmp_path)
+    assert outcome.status == 1
+    assert CANARY not in said(outcome)
+    assert "Error" in said(outcome)
+
+
+@pytest.mark.row("W12")
+def test_sees_another_home(kept: Isolation, tmp_path: Path) -> None:
+    code = "import os; print(os.path.expanduser('~'), os.listdir(os.path.expanduser('~')))"
+    home, _, names = said(run(kept, code, tmp_path)).partition(" ")
+    assert Path(home) != Path.home()
+    assert names == "[]"
+
+
+@pytest.mark.row("W12")
+def test_reads_no_secret_of_the_environment(
+    kept: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", f"https://user:{CANARY}@index.example/simple")
+    code = (
+        "import os, glob\n"
+        "print(os.environ)\n"
+        "for path in glob.glob('/proc/[0-9]*/environ'):\n"
+        "    try: print(open(path, 'rb').read())\n"
+        "    except OSError: pass\n"
+    )
+    own = f"open('/proc/{os.getpid()}/environ').read()"
+    outcome = run(kept, code, tmp_path)
+    assert CANARY not in (tmp_path / "log").read_text()
+    assert outcome.status == 0
+    if kept.level != "none":
+        assert run(kept, own, tmp_path).status == 1
+
+
+@pytest.mark.row("W12")
+def test_reaches_no_network(isolated: Isolation, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.3)
+        port = server.getsockname()[1]
+        code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
+        outcome = run(isolated, code, tmp_path)
+        assert outcome.status == 1
+        with pytest.raises(TimeoutError):
+            server.accept()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(0.3)
+        port = listener.getsockname()[1]
+        code = (
+            "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
+            f".sendto(b'x', ('127.0.0.1', {port}))"
+        )
+        run(isolated, code, tmp_path)
+        with pytest.raises(TimeoutError):
+            listener.recv(1)
+
+
+@pytest.mark.row("W12")
+def test_writes_nothing_outside(isolated: Isolation, tmp_path: Path, open_folder: Path) -> None:
+    target = open_folder / "planted"
+    code = (
+        f"for path in ({str(target)!r}, '/usr/planted', '/etc/planted', '/planted', "
+        f"{PREFIX!r} + '/planted', '/proc/sys/kernel/hostname'):\n"
+        "    try: open(path, 'w').write('x')\n"
+        "    except OSError as error: print(path, error.strerror)\n"
+        "    else: print(path, 'WRITTEN')\n"
+    )
+    outcome = run(isolated, code, tmp_path)
+    assert "WRITTEN" not in said(outcome)
+    assert len(said(outcome).splitlines()) == 6
+    assert not target.exists()
+    assert not Path(PREFIX, "planted").exists()
+
+
+@pytest.mark.row("W12")
+def test_what_is_written_to_tmp_stays_inside(tmp_path: Path) -> None:
+    if "namespaces" not in LEVELS:
+        pytest.skip("no namespaces here")
+    name = f"/tmp/{uuid.uuid4()}"
+    kept = hermetic.isolation(PYTHON, PREFIX, "namespaces")
+    assert run(kept, f"open({name!r}, 'w').write('x')", tmp_path).status == 0
+    assert not Path(name).exists()
+
+
+def _running(mark: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark.encode() in path.read_bytes() and path.parent.name != str(os.getpid()):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+DAEMON = """
+import os, signal, sys, time
+for _ in range(3):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in (1, 2, 15):
+                signal.signal(number, signal.SIG_IGN)
+            null = os.open("/dev/null", os.O_RDWR)
+            os.dup2(null, 1), os.dup2(null, 2)
+            os.execv(sys.executable, [sys.executable, "-I", "-S", "-c",
+                                      "import time; time.sleep(600)", "{mark}"])
+        os._exit(0)
+time.sleep({seconds})
+print("done", flush=True)
+"""
+
+
+@pytest.mark.row("W12")
+def test_no_daemon_lives_on(kept: Isolation, tmp_path: Path) -> None:
+    mark = str(uuid.uuid4())
+    outcome = run(kept, DAEMON.format(mark=mark, seconds=0.3), tmp_path)
+    assert (outcome.status, said(outcome)) == (0, "done")
+    assert _running(mark) == []
+
+
+@pytest.mark.row("W12")
+def test_the_deadline_ends_everything(kept: Isolation, tmp_path: Path) -> None:
+    mark = str(uuid.uuid4())
+    code = "import signal\nsignal.signal(15, signal.SIG_IGN)\n" + DAEMON.format(
+        mark=mark, seconds=600
+    )
+    outcome = run(kept, code, tmp_path, deadline=1)
+    assert outcome.timed_out
+    assert outcome.seconds < 4
+    assert _running(mark) == []
+
+
+@pytest.mark.row("W12")
+def test_a_gigabyte_of_output_is_capped(tmp_path: Path) -> None:
+    kept = hermetic.isolation(PYTHON, PREFIX)
+    code = (
+        "import os\nprint('first', flush=True)\nblock = b'x' * (1 << 20)\n"
+        "for _ in range(1024): os.write(1, block)\nprint('\\nlast')"
+    )
+    outcome = run(kept, code, tmp_path)
+    log = (tmp_path / "log").read_bytes()
+    assert outcome.printed > 1 << 30
+    assert len(log) < hermetic.LOG_HEAD + hermetic.LOG_TAIL + 100
+    assert log.startswith(b"first\n")
+    assert log.endswith(b"\nlast\n")
+    assert b"bytes left out]" in log
+
+
+@pytest.mark.row("W12")
+def test_a_file_may_not_fill_the_disk(kept: Isolation, tmp_path: Path) -> None:
+    code = "import os; f = open('tmp/big', 'wb'); os.truncate(f.fileno(), 9 << 30)"
+    outcome = run(kept, code, tmp_path)
+    assert outcome.status == 128 + signal.SIGXFSZ or "File too large" in said(outcome)
+
+
+WAIN = """
+import sys
+from pathlib import Path
+from builder import hermetic
+kept = hermetic.isolation(*hermetic.own_python(), {level!r})
+with hermetic.Workspace(kept) as workspace:
+    workspace.hand_over()
+    print(workspace.folder.parent, flush=True)
+    hermetic.run(workspace, [hermetic.own_python()[0], "-I", "-S", "-c", {code!r}], folder="",
+                 environment={{}}, readable=(hermetic.own_python()[1],), deadline=600,
+                 log=Path({log!r}))
+"""
+
+
+@pytest.mark.row("W12")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_wain(kept: Isolation, tmp_path: Path, how: signal.Signals) -> None:
+    mark = str(uuid.uuid4())
+    code = WAIN.format(
+        level=kept.level,
+        code=DAEMON.format(mark=mark, seconds=600),
+        log=str(tmp_path / "log"),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    left = Path(process.stdout.readline().strip())
+    _until(lambda: len(_running(mark)) >= 3)
+    process.send_signal(how)
+    process.wait(20)
+    _until(lambda: _running(mark) == [])
+    process.stdout.close()
+    # A killed wain leaves its folder; the next build takes it away.
+    with Workspace(kept):
+        assert not left.exists()
+
+
+def _until(condition: object, seconds: float = 15) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not within the time"
+        threading.Event().wait(0.02)
+
+
+def test_a_folder_in_use_is_not_swept(kept: Isolation) -> None:
+    with Workspace(kept) as first, Workspace(kept):
+        assert first.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("plant", "what"),
+    [
+        ("os.symlink('/etc/passwd', 'out/x.whl')", "symbolic link"),
+        ("os.mkfifo('out/x.whl')", "regular file"),
+        ("os.mkdir('out/x.whl')", "regular file"),
+        ("os.rmdir('out'); os.symlink('/etc', 'out')", "cannot be taken"),
+        ("open('out/x.whl', 'wb').write(b'x' * 101)", "at most 100 bytes"),
+    ],
+)
+@pytest.mark.row("W12")
+def test_takes_only_plain_files(tmp_path: Path, plant: str, what: str) -> None:
+    kept = hermetic.isolation(PYTHON, PREFIX)
+    with Workspace(kept) as workspace:
+        workspace.hand_over()
+        hermetic.run(
+            workspace,
+            [PYTHON, "-I", "-S", "-c", f"import os; {plant}"],
+            folder="",
+            environment={},
+            readable=(PREFIX,),
+            deadline=30,
+            log=tmp_path / "log",
+        )
+        with pytest.raises(SandboxError, match=what):
+            workspace.take("out", "x.whl", 100)
+        assert list(workspace.kept.iterdir()) == []
+
+
+@pytest.mark.root
+def test_without_root_namespaces_still_isolate(tmp_path: Path, open_folder: Path) -> None:
+    python = "/usr/bin/python3"
+    here = Path(hermetic.__file__).resolve().parent.parent
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    probe = "import sys; sys.path += [sys.argv[1], sys.argv[2]]; import builder.hermetic"
+    user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", python, "-I", "-c"]
+    tried = subprocess.run([*user, probe, str(here), packages], capture_output=True, cwd="/")
+    if tried.returncode:
+        pytest.skip("no interpreter and source here that another user can read")
+    secret = open_folder / "secret"
+    secret.write_text(CANARY)
+    code = (
+        "import sys; sys.path += [sys.argv[1], sys.argv[2]]\n"
+        "from pathlib import Path\n"
+        "from builder import hermetic as h\n"
+        "python, prefix = h.own_python()\n"
+        "kept = h.isolation(python, prefix)\n"
+        "print(kept.level, kept.other_user)\n"
+        "with h.Workspace(kept) as workspace:\n"
+        f"    look = 'print(open(\"{secret}\").read())'\n"
+        "    run = h.run(workspace, [python, '-c', look],\n"
+        "        folder='', environment={}, readable=(prefix,), deadline=20,\n"
+        "        log=workspace.kept / 'log')\n"
+        "    print(run.status, run.tail.decode().splitlines()[-1])\n"
+    )
+    done = subprocess.run(
+        [*user, code, str(here), packages], capture_output=True, text=True, cwd="/", check=True
+    )
+    level, said = done.stdout.splitlines()
+    assert level in ("namespaces False", "landlock False")
+    assert said.startswith("1 ")
+    assert CANARY not in said
