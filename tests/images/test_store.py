@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,6 +22,9 @@ from images.store import FIXED_MTIME, ObjectError, Store, StoreError
 from tests.support.trees import entry, manifest_of, put_image, sha
 
 ROOT = Path(__file__).parents[2]
+needs_strace = pytest.mark.skipif(
+    not shutil.which("strace"), reason="no strace here (apt-get install strace)"
+)
 
 
 @pytest.fixture
@@ -352,6 +356,7 @@ def _inject(name: str, what: str) -> list[str]:
     return ["-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:{what}"]
 
 
+@needs_strace
 @pytest.mark.row("A3")
 @pytest.mark.parametrize(
     ("name", "error", "count"),
@@ -386,6 +391,7 @@ def test_a_call_that_fails_is_one_line_and_the_same_again_finishes(
         assert os.listdir(store.tmp) == []
 
 
+@needs_strace
 @pytest.mark.row("S4")
 @pytest.mark.row("A1")
 @pytest.mark.parametrize(
