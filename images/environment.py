@@ -143,6 +143,8 @@ def recreate(
             prefix=path,
             executable=interpreter.executable,
             version=interpreter.version,
+            base=interpreter.base_prefix,
+            files=str(len(manifest.entries)),
             store=store.root,
             checkout=shared_name,
             editable=without,

@@ -41,8 +41,8 @@ class Stamp:
     """
 
     __slots__ = (
-        "boot", "checkout", "editable", "executable", "extras", "image", "inputs", "mode", "prefix",
-        "project", "request", "store", "version",
+        "base", "boot", "checkout", "editable", "executable", "extras", "files", "image", "inputs",
+        "mode", "prefix", "project", "request", "store", "version",
     )  # fmt: skip
 
     def __init__(
@@ -53,12 +53,14 @@ class Stamp:
         prefix: str,
         executable: str,
         version: str,
+        base: str,
         store: str,
         checkout: str = "",
         editable: str = "",
         project: str = "",
         request: str = "",
         boot: str = "",
+        files: str = "0",
         inputs: Iterable[Input] = (),
         extras: Iterable[tuple[str, str]] = (),
     ) -> None:
@@ -67,6 +69,8 @@ class Stamp:
         self.prefix = prefix
         self.executable = executable
         self.version = version
+        self.base = base
+        self.files = files
         self.store = store
         self.checkout = checkout
         self.editable = editable
@@ -86,15 +90,20 @@ class Stamp:
 
 
 _FIELDS = (
-    "image", "mode", "prefix", "executable", "version", "store", "checkout", "editable",
-    "project", "request", "boot",
+    "image", "mode", "prefix", "executable", "version", "base", "store", "checkout",
+    "editable", "project", "request", "boot", "files",
 )  # fmt: skip
 
 
 def read_stamp(environment: str) -> Stamp | None:
     """The stamp of an environment; None when there is none that can be read."""
+    return load_stamp(f"{environment}/{NAME}")
+
+
+def load_stamp(path: str) -> Stamp | None:
+    """The stamp in a file; None when there is none that can be read."""
     try:
-        with open(f"{environment}/{NAME}", "rb") as stream:
+        with open(path, "rb") as stream:
             text = stream.read().decode("utf-8", "surrogateescape")
     except OSError:
         return None
@@ -157,6 +166,14 @@ def changed_inputs(stamp: Stamp) -> list[str]:
         if found != one.signature and read_input(stamp.project, one.path).sha256 != one.sha256:
             changed.append(one.path)
     return changed
+
+
+def write_stamp(path: str, stamp: Stamp) -> None:
+    """Write a stamp to a file, in one step. Raises OSError."""
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "wb") as stream:
+        stream.write(stamp.to_bytes())
+    os.replace(temporary, path)
 
 
 def boot_id() -> str:

@@ -56,7 +56,7 @@ def _report(
         from builder.repair import repair_objects
 
         with catalog.store.writing():
-            left = repair_objects(catalog, images, bad, _wheel_folders(catalog), out.progress)
+            left = repair_objects(catalog, images, bad, wheel_folders(catalog), out.progress)
         repaired = {one.key[0] for one in bad} - {key[0] for key in left}
     for row in rows:
         row["repaired"] = row["object"] in repaired
@@ -71,7 +71,7 @@ def _report(
     return 0 if ok else 3
 
 
-def _wheel_folders(catalog: Catalog) -> list[str]:
+def wheel_folders(catalog: Catalog) -> list[str]:
     """Where this project's wheels may be."""
     from builder.spec import WHEELHOUSE, load_spec
     from images.errors import WainError
