@@ -90,6 +90,16 @@ def read_inputs(spec: BuildSpec) -> Inputs:
     return reader.inputs()
 
 
+def files_read(spec: BuildSpec) -> list[str]:
+    """The requirements files of a project and those they include, sorted."""
+    reader = _Reader(Path(spec.folder))
+    for entry in spec.requirements:
+        if is_requirement_file(entry):
+            reader.file(Path(entry), 0)
+    given = [spec.given_lock] if spec.given_lock else []
+    return sorted({str(path) for path, _ in reader.seen} | set(given))
+
+
 def inputs_from(requirements: list[str], origin: str) -> Inputs:
     """Requirement strings from one place, such as what builds an sdist."""
     return Inputs(tuple(_line(text, origin) for text in requirements))
@@ -100,7 +110,7 @@ class _Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: set[tuple[Path, bool]] = set()
+        self.seen: set[tuple[Path, bool]] = set()
         self.requirements: list[Line] = []
         self.constraints: list[Line] = []
         self.options: list[tuple[str, str]] = []
@@ -112,9 +122,9 @@ class _Reader:
         shown = _relative(path, self._folder)
         if depth > _MAX_DEPTH:
             raise UsageError(origin or shown, "requirements files include each other endlessly")
-        if (path, constraint) in self._seen:
+        if (path, constraint) in self.seen:
             return
-        self._seen.add((path, constraint))
+        self.seen.add((path, constraint))
         try:
             text = path.read_bytes().decode("utf-8-sig")
         except OSError as error:

@@ -166,6 +166,14 @@ def copy_project(source: Path, folder: Path, with_history: bool) -> str:
     return digest.hexdigest()
 
 
+def project_files(source: Path) -> list[Path]:
+    """The files of a project's tree that its build gets to see. Raises :class:`SourceError`."""
+    try:
+        return list(_project_files(source, source, top=True))
+    except OSError as error:
+        raise SourceError(str(source), f"cannot be read: {error.strerror}") from None
+
+
 def _project_files(folder: Path, root: Path, top: bool = False) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         name = path.name

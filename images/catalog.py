@@ -13,11 +13,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 
 from images import durable
 from images.errors import UsageError, WainError
-from images.manifest import Manifest
 from images.roots import Roots, read_tags, tags_path
 from images.store import Freed, Store
 from images.swap import remove_tree
@@ -119,17 +117,6 @@ def default_store() -> str:
         return own
     data = os.environ.get("XDG_DATA_HOME") or f"{os.path.expanduser('~')}/.local/share"
     return f"{data}/wain"
-
-
-def package_digests(manifest: Manifest) -> dict[str, str]:
-    """Owner -> sha256 of its manifest lines: what a package's files are, in one number."""
-    lines: dict[str, list[str]] = {}
-    for entry in manifest.entries:
-        lines.setdefault(entry.owner, []).append(entry.line)
-    return {
-        owner: sha256(("\n".join(own) + "\n").encode()).hexdigest()
-        for owner, own in sorted(lines.items())
-    }
 
 
 class Catalog:

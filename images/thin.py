@@ -14,6 +14,7 @@ packages where they have nothing else) and packages that make a namespace by a p
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from images.errors import WainError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 _READ_ONLY = 0o555
+_SITE = re.compile(r"lib/python[0-9.]+t?/site-packages(?=/)")
 PATH_FILE = "wain.pth"
 CACHE = ".pycache"
 """Where bytecode goes that the image does not have (python -O): never into the checkout."""
@@ -37,8 +39,11 @@ CACHE = ".pycache"
 
 def site_packages(manifest: Manifest) -> str:
     """The image's folder of packages, relative to its prefix."""
-    threaded = "t" if manifest.abi.endswith("t") else ""
-    return f"lib/python{manifest.python}{threaded}/site-packages"
+    for entry in manifest.entries:
+        match = _SITE.match(entry.path)
+        if match:
+            return match[0]
+    return f"lib/python{manifest.python}/site-packages"
 
 
 def split(manifest: Manifest) -> tuple[list[Entry], list[Entry]]:

@@ -43,7 +43,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     wish = request(args)
     path = place(folder, args.path or ".venv")
     stamp = read_stamp(path)
-    if stamp is not None and not args.check and not args.force and is_current(stamp, path, folder, wish):
+    if (
+        stamp is not None
+        and not args.check
+        and not args.force
+        and is_current(stamp, path, folder, wish)
+    ):
         return report(out, stamp, path, False, began)
     from wain import env_recreate
 

@@ -195,7 +195,7 @@ def _make(
                 image_id, names = _build(args, out, spec, catalog.project)
         manifest = store.manifest(image_id)
         interpreter = _interpreter(manifest, args.python, path)
-        editable = _editable(out, spec, args, image_id, manifest, interpreter, catalog)
+        editable = _editable(out, spec, args, manifest, interpreter, path)
         names = list(dict.fromkeys([*names, interpreter.executable]))
         inputs = tuple(read_input(folder, name) for name in names)
         mode = "thin" if args.thin else spec.env_mode if spec else "thick"
@@ -290,11 +290,10 @@ def _build(
     args: argparse.Namespace, out: Output, spec: BuildSpec, folder: str
 ) -> tuple[str, list[str]]:
     """Lock where there is no lock, then build the image; its id and the files that decide it."""
-    from builder.env_inputs import deciding_files, lock_is_current
-    from images.catalog import Catalog
+    from builder.env_inputs import deciding_files, lock_problem
 
     target = _choose(spec, args.target)
-    problem = lock_is_current(spec, target)
+    problem = lock_problem(spec, target)
     if problem:
         if args.locked:
             raise DifferenceError(spec.lock_path(target.name), problem, "wain lock")
@@ -305,8 +304,6 @@ def _build(
     if not isinstance(images, dict) or target.name not in images:
         raise WainError(folder, f"no image was built for target {target.name}")
     image_id = str(images[target.name]["id"])
-    # The build is one process's, its tag is what keeps the image: look it up again.
-    assert Catalog
     return image_id, deciding_files(spec, target)
 
 
@@ -357,17 +354,17 @@ def _editable(
     out: Output,
     spec: BuildSpec | None,
     args: argparse.Namespace,
-    image_id: str,
     manifest: Manifest,
     interpreter: Interpreter,
-    catalog: object,
+    path: str,
 ) -> Editable | None:
     """The project's editable files, where the project is in the image and editing is wanted."""
     if spec is None or not spec.project or not spec.editable or args.image:
         return None
     from builder.editable import build_editable
 
-    return build_editable(spec, _choose(spec, args.target), manifest, interpreter, out.progress)
+    target = _choose(spec, args.target).name
+    return build_editable(spec, target, manifest, interpreter, path, out.progress)
 
 
 def _repair(out: Output, catalog: object, manifest: Manifest, error: SuspectError) -> None:
