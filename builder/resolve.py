@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder import interpreters, resolve_pip, resolve_uv
-from builder.pages import IndexFile
-from builder.proof import Chosen, prove
+from packaging.version import Version
+
+from builder import resolve_pip, resolve_uv
+from builder.interpreter import find
+from builder.pages import IndexFile, name_and_version
+from builder.proof import Chosen, ProofError, prove
 from builder.requirements import Inputs, inputs_from, project_python, read_inputs
 from builder.resolution import Found, Gate, Question, ResolveError, Resolver
 from builder.sources import Sources, sources_of
@@ -27,6 +31,7 @@ from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
 
 if TYPE_CHECKING:
+    from builder.client import IndexClient
     from builder.web import Web
 
 Say = Callable[[str], None]
@@ -147,12 +152,25 @@ def _digest(document: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_native(target: Target) -> bool:
+    """Whether this machine could run what is built for the target: its machine and libc."""
+    return target.platform in Target.running().platforms()
+
+
+def interpreter_for(target: Target) -> Path | None:
+    """An interpreter of the target's minor version and ABI here: the running one if it fits."""
+    if Target.running().python == target.python:
+        return Path(sys.executable)
+    found = find(target.python) if not target.python.endswith("t") else None
+    return Path(found.executable) if found is not None else None
+
+
 def choose_resolver(spec_resolver: str, target: Target) -> Resolver:
     """pip where this machine can run the target, else uv. Raises UsageError without either."""
-    interpreter = interpreters.find_interpreter(target)
+    interpreter = interpreter_for(target)
     if spec_resolver == "uv":
         why = 'resolver = "uv" was chosen'
-    elif not interpreters.is_native(target):
+    elif not is_native(target):
         why = f"pip cannot resolve for {target.platform}, which is not this machine's"
     elif interpreter is None:
         why = f"pip cannot resolve for Python {target.python}, which is not on this machine"
@@ -198,7 +216,7 @@ def _answer(
         found = _through_gateway(resolver, question, say)
     else:
         found = resolver.resolve(question, None)
-    chosen = prove(question.target, found, question.from_source, _unbuildable(question.target))
+    chosen = _proved(question, found)
     direct = {line.name for line in question.requirements}
     files = _complete([one.file for one in chosen], previous, _web(question.sources))
     packages = tuple(
@@ -208,6 +226,37 @@ def _answer(
     lock = Lock(target=question.target, packages=packages, inputs_digest=digest)
     check_unchanged(lock, previous)
     return lock
+
+
+def _proved(question: Question, found: tuple[Found, ...]) -> tuple[Chosen, ...]:
+    """A file for every package. Raises ProofError.
+
+    A resolver lists the files of one index; the proof looks at those of the others too before
+    it says that there is none.
+    """
+    unbuildable = _unbuildable(question.target)
+    try:
+        return prove(question.target, found, question.from_source, unbuildable)
+    except ProofError as error:
+        lacking = {gap.name for gap in error.gaps}
+    from builder.client import IndexClient
+
+    with IndexClient(question.sources) as client:
+        found = tuple(
+            _with_all_files(package, client) if package.name in lacking else package
+            for package in found
+        )
+    return prove(question.target, found, question.from_source, unbuildable)
+
+
+def _with_all_files(package: Found, client: IndexClient) -> Found:
+    """The package with every file of its version that any place has."""
+    others = []
+    for file in client.project(package.name).files:
+        parsed = name_and_version(file.filename)
+        if parsed is not None and parsed[1] == str(Version(package.version)):
+            others.append(file)
+    return package._replace(files=(*package.files, *others))
 
 
 def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[Found, ...]:
@@ -239,8 +288,8 @@ def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[
 
 def _unbuildable(target: Target) -> Callable[[Found], str]:
     """Why this machine could not build for the target; the same for every package."""
-    if interpreters.is_native(target):
-        if interpreters.find_interpreter(target) is not None:
+    if is_native(target):
+        if interpreter_for(target) is not None:
             return lambda _: ""
         return lambda _: f"there is no Python {target.python} here to build it with"
     return lambda _: f"this machine cannot build for {target.platform}"

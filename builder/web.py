@@ -21,6 +21,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, ReadTimeoutError
 from urllib3.exceptions import SSLError as PoolSSLError
 
+from builder.dial import share_lookups
 from builder.pipconfig import PipSettings
 from builder.urls import credentials_in, mask, without_credentials
 from images.errors import WainError
@@ -173,7 +174,8 @@ class Web:
     def _new_pool(self, proxy: str, trusted: bool) -> urllib3.PoolManager:
         context = tls_context(self._settings, verify=not trusted)
         if not proxy:
-            return urllib3.PoolManager(num_pools=16, maxsize=32, ssl_context=context)
+            manager = urllib3.PoolManager(num_pools=16, maxsize=32, ssl_context=context)
+            return share_lookups(manager)
         address = proxy if "://" in proxy else f"http://{proxy}"
         login = credentials_in(address)
         return urllib3.ProxyManager(
