@@ -119,12 +119,12 @@ class Wheelhouse:
 
     def best(self, requirement: Requirement | str, target: Target) -> Entry | None:
         """The file that answers a requirement on a target, as an installer would choose."""
-        wanted = _requirement(requirement)
+        wanted = parse_requirement(requirement)
         return why.best(self.files(_project(wanted)), wanted, target)
 
     def why(self, requirement: Requirement | str, target: Target) -> tuple[why.Verdict, ...]:
         """Every candidate for a requirement with the reason it was taken or refused."""
-        wanted = _requirement(requirement)
+        wanted = parse_requirement(requirement)
         return why.judge(self.files(_project(wanted)), wanted, target)
 
     # --- adding ----------------------------------------------------------------------------
@@ -263,6 +263,11 @@ class Wheelhouse:
 
     # --- pages and checks ------------------------------------------------------------------
 
+    def ensure_pages(self) -> None:
+        """Write the pages where there are none yet."""
+        if not (self.folder / "simple" / "index.json").exists():
+            self.write_pages()
+
     def write_pages(self) -> None:
         """Write every page of the index anew, and remove pages of projects that left."""
         with self._stage() as stage, self._lock():
@@ -364,7 +369,8 @@ def _copy(stream: BinaryIO, staged: Path) -> str:
     return digest.hexdigest()
 
 
-def _requirement(requirement: Requirement | str) -> Requirement:
+def parse_requirement(requirement: Requirement | str) -> Requirement:
+    """A requirement from its text. Raises :class:`UsageError` for what is none."""
     if isinstance(requirement, Requirement):
         return requirement
     try:

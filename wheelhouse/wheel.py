@@ -237,8 +237,8 @@ def _agree(
     if parts.wheel.tags != tags:
         raise Refused(
             "W13",
-            f"the file name is tagged {_tag_list(tags - parts.wheel.tags)}, WHEEL "
-            f"{_tag_list(parts.wheel.tags - tags)} besides",
+            f"tags differ: only the file name has {_tag_list(tags - parts.wheel.tags)}, only "
+            f"WHEEL has {_tag_list(parts.wheel.tags - tags)}",
         )
     written = parts.wheel.build
     if written is not None and written != "".join(map(str, build)):
