@@ -10,15 +10,19 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.assemble import Options, Wheel, assemble
 from builder.interpreter import find
 from images.catalog import Catalog, ImageDocument
 from images.errors import WainError
 from images.hashing import hash_file
-from images.manifest import Key, Manifest
+from images.manifest import Manifest
 from images.store import Bad, Store
 from wheelhouse.target import Target
+
+if TYPE_CHECKING:
+    from images.manifest import Key
 
 Progress = Callable[[str, int, int], None]
 

@@ -18,14 +18,17 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from images import durable
 from images.catalog import Catalog, ImageDocument, check_tag
 from images.errors import WainError
 from images.layout import ObjectError
-from images.manifest import Key, Manifest
+from images.manifest import Manifest
 from images.signature import put_signature, read_signatures
+
+if TYPE_CHECKING:
+    from images.manifest import Key
 
 Progress = Callable[[str, int, int], None]
 _HEADER = "wain-bundle"

@@ -25,6 +25,7 @@ from images.swap import put_in_place, remove_tree, staging
 from images.thin import (
     CACHE,
     PATH_FILE,
+    is_read_only,
     path_file,
     shared_checkout,
     site_packages,
@@ -242,7 +243,8 @@ def check(
         else:
             part = with_entries(manifest, shared)
             for one in scan(place, part, place, interpreter, deep, store=store):
-                drift.append(Drift(f"{place}/{one.path}", one.owner, one.what))
+                if one.what != "mode" or not is_read_only(f"{place}/{one.path}"):
+                    drift.append(Drift(f"{place}/{one.path}", one.owner, one.what))
     return sorted(drift)
 
 

@@ -128,6 +128,12 @@ def shared_checkout(
     return place, done
 
 
+def is_read_only(path: str) -> bool:
+    """Whether a folder of a shared checkout has the mode it was given."""
+    status = os.lstat(path)
+    return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == _READ_ONLY
+
+
 def is_whole(folder: str, entries: list[Entry]) -> bool:
     """Whether every file stands there with the size and time it was made with."""
     try:

@@ -18,7 +18,8 @@ from wain.output import Output
 if TYPE_CHECKING:
     from images.stamp import Stamp
 
-# ruff: noqa: PTH - pathlib is a good part of the time of a command with nothing to do
+# pathlib is a good part of the time of a command with nothing to do.
+# ruff: noqa: PTH
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,12 +44,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     wish = request(args)
     path = place(folder, args.path or ".venv")
     stamp = read_stamp(path)
-    if (
-        stamp is not None
-        and not args.check
-        and not args.force
-        and is_current(stamp, path, folder, wish)
-    ):
+    quick = not args.check and not args.force
+    if quick and stamp is not None and is_current(stamp, path, folder, wish):
         return report(out, stamp, path, False, began)
     from wain import env_recreate
 

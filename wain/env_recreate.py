@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from images.manifest import Manifest
     from images.store import Store
 
-# ruff: noqa: PTH - str paths, as in images/
+# Paths are str, as in images/.
+# ruff: noqa: PTH
 
 
 def run(args: argparse.Namespace, out: Output, folder: str, wish: str, began: float) -> int:

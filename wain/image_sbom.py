@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         path = Path(args.directory) / args.output
         path.write_bytes(data)
         out.say(f"{args.output}: {len(json.loads(data).get('components', []))} components")
-    elif not args.json:
+    elif not out.json:
         sys.stdout.write(data.decode())
     out.result(json.loads(data))
     return 0
