@@ -21,15 +21,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from builder import kept, secrets, skeleton
 from builder.bytecode import Bytecode
 from builder.destination import Row
-from builder.layout import Layout, files_digest
+from builder.layout import Layout
 from builder.unpack import Unpacked, unpack
-from images.errors import WainError
+from images.catalog import package_digests
+from images.errors import UsageError, WainError
 from images.manifest import Manifest
 from images.render import Interpreter
 from images.store import Batch, Store
@@ -42,8 +44,7 @@ Progress = Callable[[str, int, int], None]
 class Wheel:
     """A wheel that goes into an image: normalised name, version, file and its sha256 (hex).
 
-    ``direct`` packages were asked for by name. ``locked`` is what a lock names: the sha256
-    of the wheel itself, or of the sdist or the sources it was built from.
+    ``direct`` packages were asked for by name.
     """
 
     name: str
@@ -51,7 +52,6 @@ class Wheel:
     path: Path
     sha256: str
     direct: bool = False
-    locked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package of an image; ``files`` is the digest of all its files."""
+    """One package of an image; ``files`` is the digest of its lines in the manifest."""
 
     name: str
     version: str
     wheel: str
     sha256: str
     files: str
-    locked: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,8 @@ def assemble(
     Raises WainError: ConflictError, SecretError, CompileError, WheelContentError, StoreError.
     """
     began = time.monotonic()
+    if target.platform.startswith("win"):
+        raise UsageError(f"target {target.name}", "images are for Linux and macOS, not Windows")
     compiling = interpreter if options.bytecode else None
     with store.writing():
         with store.batch() as batch:
@@ -127,9 +128,11 @@ def assemble(
             gathering = _Gathering(store, batch, layout, bytecode, on_progress or _silent)
             parts = gathering.run(wheels, jobs)
             layout.add_skeleton(skeleton.put(batch, target.python))
-            packages = tuple(_package(layout, part, batch) for part in parts)
+            for part in parts:
+                wheel, unpacked = part.wheel, part.unpacked
+                layout.add(wheel.name, unpacked.dist_info, unpacked.rows, wheel.direct, batch.put)
             manifest = Manifest(
-                target.python, target.abi, target.platform, skeleton.release(), layout.finish()
+                target.version, target.abi, target.platform, skeleton.release(), layout.finish()
             )
         warnings = secrets.check(manifest.entries, lambda entry: store.read(*entry.key))
         _remember(store, parts, bytecode)
@@ -137,7 +140,7 @@ def assemble(
     return Image(
         image_id,
         manifest,
-        packages,
+        _packages(parts, manifest),
         compiling.version if compiling else "",
         warnings=tuple(map(str, warnings)),
         unpacked=sum(part.fresh for part in parts),
@@ -146,16 +149,18 @@ def assemble(
     )
 
 
-def _package(layout: Layout, part: _Part, batch: Batch) -> Package:
-    wheel, unpacked = part.wheel, part.unpacked
-    entries = layout.add(wheel.name, unpacked.dist_info, unpacked.rows, wheel.direct, batch.put)
-    return Package(
-        wheel.name,
-        wheel.version,
-        wheel.path.name,
-        wheel.sha256,
-        files_digest(entries),
-        wheel.locked or wheel.sha256,
+def _packages(parts: list[_Part], manifest: Manifest) -> tuple[Package, ...]:
+    digests = package_digests(manifest)
+    nothing = sha256(b"").hexdigest()
+    return tuple(
+        Package(
+            part.wheel.name,
+            part.wheel.version,
+            part.wheel.path.name,
+            part.wheel.sha256,
+            digests.get(part.wheel.name, nothing),
+        )
+        for part in parts
     )
 
 

@@ -45,8 +45,8 @@ class CompileError(WainError):
 
 
 def cache_tag(python: str) -> str:
-    """What stands in the name of a .pyc: ``cpython-312`` for ``3.12``."""
-    return f"cpython-{python.replace('.', '')}"
+    """What stands in the name of a .pyc: ``cpython-313`` for ``3.13`` and for ``3.13t``."""
+    return f"cpython-{python.replace('.', '').removesuffix('t')}"
 
 
 def pyc_path(source: str, python: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 
 from builder import skeleton
 from builder.bytecode import pyc_path
@@ -38,8 +37,8 @@ class ConflictError(WainError):
 class Layout:
     """The tree of one image as it grows: add packages in the order of their names.
 
-    ``python`` is the minor version, ``prune`` the patterns of what is left out; ``compiled``
-    is None for an image without bytecode.
+    ``python`` is the minor version (``3.13t`` for free-threaded), ``prune`` the patterns of
+    what is left out; ``compiled`` is None for an image without bytecode.
     """
 
     def __init__(
@@ -67,9 +66,7 @@ class Layout:
         """The environment's own files; first of all."""
         self._owned.update((entry.path, entry) for entry in entries)
 
-    def add(
-        self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put
-    ) -> list[Entry]:
+    def add(self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put) -> None:
         """A package's files and what an installer adds to them. Raises ConflictError."""
         entries = []
         for row in rows:
@@ -87,7 +84,6 @@ class Layout:
         self._write(entries, record, owner, self._record(entries, record), put)
         for entry in entries:
             self._claim(entry)
-        return entries
 
     def finish(self) -> list[Entry]:
         """All entries. Raises ConflictError for a path that is file here and folder there."""
@@ -144,15 +140,6 @@ class Layout:
         ):
             what = f"{other.owner} and {entry.owner} both bring this file, with different bytes"
             raise ConflictError(entry.path, (other.owner, entry.owner), what)
-
-
-def files_digest(entries: Iterable[Entry]) -> str:
-    """sha256 over a package's files: kind, mode, object, size and path of each."""
-    lines = []
-    for entry in entries:
-        flag = "x" if entry.executable else "-"
-        lines.append(f"{entry.kind} {flag} {entry.sha256} {entry.size} {entry.path}\n")
-    return sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def _who(owner: str) -> str:

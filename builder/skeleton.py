@@ -82,7 +82,7 @@ def _installed_release() -> str:
 
 @cache
 def pieces(python: str) -> tuple[Piece, ...]:
-    """The skeleton of an environment for a minor version such as ``3.12``, sorted by path.
+    """The skeleton of an environment for a minor version (``3.12``, ``3.13t``), by path.
 
     Raises WainError when virtualenv is not as this release of wain knows it.
     """
@@ -106,9 +106,14 @@ def reserved(path: str, python: str) -> bool:
     folder, _, rest = path.partition("/")
     if folder in ("lib", "lib64") and rest.startswith("python"):
         return not path.startswith(f"lib/python{python}/site-packages/")
-    if folder == "bin" and re.fullmatch(r"(?i)pythonw?[0-9.]*(?:-config|\.exe)?", rest):
+    if folder == "bin" and re.fullmatch(r"(?i)pythonw?[0-9.]*t?(?:-config|\.exe)?", rest):
         return True
-    return any(path.lower() == piece.path.lower() for piece in pieces(python))
+    return path.lower() in _names(python)
+
+
+@cache
+def _names(python: str) -> frozenset[str]:
+    return frozenset(piece.path.lower() for piece in pieces(python))
 
 
 def put(batch: Batch, python: str) -> Iterator[Entry]:
