@@ -76,6 +76,7 @@ class Bytecode:
         self._lock = threading.Lock()
         self._pool: _Pool | None = None
         self._asked = 0
+        self._stopped = False
 
     @property
     def compiled(self) -> int:
@@ -93,6 +94,8 @@ class Bytecode:
                 if known is None or self._store.is_present((known[0], False), known[1]):
                     self._results[sha256] = known
                     return
+            if self._stopped:
+                raise CompileError("bytecode", "stopped")
             if self._pool is None:
                 self._pool = _Pool(self._interpreter, self._jobs)
             self._asked += 1
@@ -113,8 +116,11 @@ class Bytecode:
 
     def stop(self) -> None:
         """End the workers, whatever they are doing; does no harm twice."""
-        if self._pool is not None:
-            self._pool.stop()
+        with self._lock:
+            self._stopped = True
+            pool = self._pool
+        if pool is not None:
+            pool.stop()
 
     def result(self, sha256: str) -> Result:
         """The object of a source's .pyc, None when the source does not compile."""
@@ -198,8 +204,6 @@ class _Pool:
     def stop(self) -> None:
         """End all workers, whatever they are doing."""
         self._fail(None)
-        for worker in self._workers:
-            worker.stop()
         # Whoever still waits for a job finds the end instead.
         while not self._queue.empty():
             with suppress(queue.Empty):
@@ -207,6 +211,8 @@ class _Pool:
         for _ in self._workers:
             with suppress(queue.Full):
                 self._queue.put_nowait(None)
+        for worker in self._workers:
+            worker.stop()
 
     def _fail(self, error: BaseException | None) -> None:
         self._error = self._error or error or CompileError("bytecode", "stopped")
@@ -246,10 +252,18 @@ class _Worker:
         self._threads[1].join(seconds)
 
     def stop(self) -> None:
+        """End the process and whoever waits for it."""
         self._process.kill()
         self._process.wait()
         self._sent.put(None)
         self._free.release()
+        for thread in self._threads:
+            thread.join(5)
+        for pipe in (self._process.stdin, self._process.stdout):
+            # What is still in the buffer has nowhere to go.
+            with suppress(OSError):
+                assert pipe is not None
+                pipe.close()
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import csv
 import io
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import IO, NamedTuple, cast
 from installer import install
 from installer.destinations import WheelDestination
 from installer.exceptions import InstallerError
-from installer.records import parse_record_file
+from installer.records import InvalidRecordEntry, parse_record_file
 from installer.sources import WheelContentElement, WheelFile
 
 from builder.destination import Destination, Row, WheelContentError
@@ -28,6 +30,13 @@ _BLOCK = 1 << 20
 _NOT_INSTALLED = frozenset(
     {"INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws", "RECORD.p7s"}
 )
+
+# All that reading a broken zip or broken metadata raises, here and in `installer`.
+_UNSOUND = (
+    InstallerError, InvalidRecordEntry, configparser.Error, zipfile.BadZipFile, zlib.error,
+    zipfile.LargeZipFile, AssertionError, EOFError, LookupError, NotImplementedError, ValueError,
+    RuntimeError, csv.Error,
+)  # fmt: skip
 
 
 class Unpacked(NamedTuple):
@@ -88,18 +97,10 @@ def unpack(
                 return Unpacked(source.dist_info_dir, sorted(destination.rows, key=_place))
         except WainError:
             raise
-        except (InstallerError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError) as error:
-            raise WheelContentError(path.name, f"is no sound wheel: {_line(error)}") from None
-        except (
-            AssertionError,
-            ValueError,
-            EOFError,
-            NotImplementedError,
-            configparser.Error,
-        ) as error:
-            raise WheelContentError(path.name, f"cannot be read: {_line(error)}") from None
         except OSError as error:
             raise WheelContentError(path.name, f"cannot be read: {error.strerror}") from None
+        except _UNSOUND as error:
+            raise WheelContentError(path.name, f"is no sound wheel: {_line(error)}") from None
 
 
 def _place(row: Row) -> tuple[str, str]:
