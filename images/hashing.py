@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 
 
 def hash_descriptor(descriptor: int) -> tuple[str, int]:
