@@ -85,9 +85,8 @@ def repair(agent: Agent, request: Request) -> Answer:
 def _replace(agent: Agent, manifest: Any, entries: list[Any], target: str) -> None:
     """A small tree of just these entries, each renamed into its place."""
     from images import durable
-    from images.manifest import Manifest
 
-    part = Manifest(manifest.python, manifest.abi, manifest.platform, manifest.skeleton, entries)
+    part = manifest.part(entries)
     aside = f"{agent.root}/releases/.repair-{os.getpid()}"
     try:
         tree.checkout(part, agent.store, aside, target, agent.interpreter())

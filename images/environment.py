@@ -30,7 +30,6 @@ from images.thin import (
     shared_checkout,
     site_packages,
     split,
-    with_entries,
 )
 from images.tree import Checkout, Drift, checkout, scan
 
@@ -137,7 +136,7 @@ def recreate(
             site = site_packages(manifest)
             content = path_file(f"{folder}/{site}", path, bytecode)
             extras[f"{site}/{PATH_FILE}"] = (content, False)
-            wanted = with_entries(manifest, own)
+            wanted = manifest.part(own)
         stamp = Stamp(
             image=image_id,
             mode=mode,
@@ -192,7 +191,7 @@ def _without(manifest: Manifest, owner: str) -> Manifest:
     if not owner:
         return manifest
     entries: list[Entry] = [entry for entry in manifest.entries if entry.owner != owner]
-    return with_entries(manifest, entries)
+    return manifest.part(entries)
 
 
 def check(
@@ -214,7 +213,7 @@ def check(
     shared: list[Entry] = []
     if stamp.mode == "thin":
         own, shared = split(wanted)
-        wanted = with_entries(manifest, own)
+        wanted = manifest.part(own)
     extras = dict(stamp.extras)
     known = {NAME, CACHE, *extras}
     for name in extras:
@@ -241,7 +240,7 @@ def check(
         if not os.path.isdir(place):
             drift.append(Drift(place, "-", "missing"))
         else:
-            part = with_entries(manifest, shared)
+            part = manifest.part(shared)
             for one in scan(place, part, place, interpreter, deep, store=store):
                 if one.what != "mode" or not is_read_only(f"{place}/{one.path}"):
                     drift.append(Drift(f"{place}/{one.path}", one.owner, one.what))

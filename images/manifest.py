@@ -129,21 +129,16 @@ class Manifest:
     platform: str
     skeleton: str
     entries: tuple[Entry, ...]
-    _data: bytes
-    _id: str
+    _data: bytes | None
+    _id: str | None
 
     def __init__(
         self, python: str, abi: str, platform: str, skeleton: str, entries: Iterable[Entry]
     ) -> None:
-        lines = [f"{_MAGIC} {FORMAT}"]
-        lines += [
-            f"{name} {value}" for name, value in zip(_HEADER, (python, abi, platform, skeleton))
-        ]
-        lines.append("")
-        lines += [entry.line for entry in sorted(entries, key=_path_of)]
-        lines.append("")
+        header = (python, abi, platform, skeleton)
         # Lone surrogates pass here and are named by the parser as what they are.
-        self._fill("\n".join(lines).encode("utf-8", "surrogatepass"), "manifest")
+        data = _text(header, sorted(entries, key=_path_of)).encode("utf-8", "surrogatepass")
+        self._fill(data, "manifest")
 
     @classmethod
     def parse(cls, data: bytes, where: str = "manifest") -> Manifest:
@@ -151,6 +146,16 @@ class Manifest:
         manifest = cls.__new__(cls)
         manifest._fill(data, where)
         return manifest
+
+    def part(self, entries: Iterable[Entry]) -> Manifest:
+        """The image of only these entries, which must be entries of this one."""
+        part = Manifest.__new__(Manifest)
+        part.python, part.abi = self.python, self.abi
+        part.platform, part.skeleton = self.platform, self.skeleton
+        # Some of what keeps the rules keeps them too, so nothing is checked again.
+        part.entries = tuple(sorted(entries, key=_path_of))
+        part._data = part._id = None
+        return part
 
     def _fill(self, data: bytes, where: str) -> None:
         try:
@@ -165,17 +170,20 @@ class Manifest:
         self.python, self.abi, self.platform, self.skeleton = values
         self.entries = _entries(where, body, head.count("\n") + 3)
         self._data = data
-        self._id = ""
+        self._id = None
 
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
+        if self._data is None:
+            header = (self.python, self.abi, self.platform, self.skeleton)
+            self._data = _text(header, self.entries).encode()
         return self._data
 
     @property
     def image_id(self) -> str:
         """sha256 of the canonical bytes, 64 hex digits."""
-        if not self._id:
-            self._id = sha256(self._data).hexdigest()
+        if self._id is None:
+            self._id = sha256(self.to_bytes()).hexdigest()
         return self._id
 
     def objects(self) -> dict[Key, int]:
@@ -184,13 +192,22 @@ class Manifest:
         return dict(sorted(sizes.items()))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Manifest) and self._data == other._data
+        return isinstance(other, Manifest) and self.to_bytes() == other.to_bytes()
 
     def __hash__(self) -> int:
-        return hash(self._data)
+        return hash(self.to_bytes())
 
     def __repr__(self) -> str:
         return f"<Manifest {self.image_id[:12]} {len(self.entries)} entries>"
+
+
+def _text(header: Iterable[str], entries: Iterable[Entry]) -> str:
+    lines = [f"{_MAGIC} {FORMAT}"]
+    lines += [f"{name} {value}" for name, value in zip(_HEADER, header)]
+    lines.append("")
+    lines += [entry.line for entry in entries]
+    lines.append("")
+    return "\n".join(lines)
 
 
 def _path_of(entry: Entry) -> str:

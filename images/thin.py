@@ -90,11 +90,6 @@ def path_file(shared_site: str, prefix: str, has_bytecode: bool) -> bytes:
     ).encode()
 
 
-def with_entries(manifest: Manifest, entries: list[Entry]) -> Manifest:
-    """A manifest with the same header and other entries."""
-    return Manifest(manifest.python, manifest.abi, manifest.platform, manifest.skeleton, entries)
-
-
 def shared_checkout(
     store: Store,
     manifest: Manifest,
@@ -117,7 +112,7 @@ def shared_checkout(
             os.makedirs(parent, 0o755, exist_ok=True)
             with staging(place) as staged:
                 done = checkout(
-                    with_entries(manifest, shared), store, staged, place, interpreter,
+                    manifest.part(shared), store, staged, place, interpreter,
                     link=link, fsync=False, on_progress=on_progress,
                 )  # fmt: skip
                 for folder in ["", *sorted(folders([entry.path for entry in shared]))]:

@@ -231,6 +231,14 @@ def test_objects_are_named_once_and_templates_are_stored_without_the_executable_
     assert list(found) == sorted(found)
 
 
+@given(manifests, st.data())
+def test_a_part_is_the_image_of_its_entries(manifest: Manifest, data: Any) -> None:
+    some = [one for one in manifest.entries if data.draw(st.booleans())]
+    part = manifest.part(reversed(some))
+    assert part == manifest_of(*some)
+    assert Manifest.parse(part.to_bytes()).image_id == part.image_id
+
+
 def test_folders_are_all_that_lead_to_a_path() -> None:
     assert folders(["a/b/c", "a/d", "e"]) == {"a", "a/b"}
     assert folders([]) == set()
