@@ -7,6 +7,7 @@ imported only when that command runs, and nothing here imports a third-party pac
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the process's exit status (see `EXIT_CODES`)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _restore_pipe_signal()
+    # A manifest is tens of thousands of tuples that all live on: at the default threshold the
+    # collector takes a third of the time that reading one takes.
+    gc.set_threshold(100_000, 20, 20)
     parser, args = None, None
     out = Output(
         json="--json" in words,
