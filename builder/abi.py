@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,29 +55,28 @@ def is_pure(wheel: Path) -> bool:
 def check_pure(wheel: Path, target: Target) -> None:
     """Refuse a wheel tagged for any platform that holds compiled modules, or whose tags do
     not fit the target. Raises :class:`AbiError`."""
-    with zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(".so"):
-                with archive.open(info) as member:
-                    if member.read(4) == _ELF:
-                        raise AbiError(
-                            bare(wheel.name),
-                            f"a compiled module, {shown(info.filename)}",
-                            "and is tagged for any platform",
-                            "its build does not say what it makes",
-                        )
+    for name in _machine_code(wheel):
+        if name.endswith(".so"):
+            raise AbiError(
+                bare(wheel.name),
+                f"a machine that runs the compiled module {shown(name)}",
+                "and is tagged for any platform",
+                "its build does not say what it makes",
+            )
     check_tags(wheel, target)
 
 
-def holds_machine_code(wheel: Path) -> bool:
-    """Whether any member is an ELF file."""
-    with zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
-            if info.file_size >= len(_ELF):
-                with archive.open(info) as member:
-                    if member.read(len(_ELF)) == _ELF:
-                        return True
-    return False
+def _machine_code(wheel: Path) -> Iterator[str]:
+    """The names of the members that are ELF files."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for info in archive.infolist():
+                if info.file_size >= len(_ELF):
+                    with archive.open(info) as member:
+                        if member.read(len(_ELF)) == _ELF:
+                            yield info.filename
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        raise WainError(bare(wheel.name), f"is no readable wheel: {bare(error)}") from None
 
 
 def tagged_without_code(filename: str, target: Target) -> str:
@@ -158,7 +157,7 @@ def repaired(
     Raises :class:`AbiError` when the tag it earns does not fit ``target``, and
     :class:`WainError` with auditwheel's reason when it cannot be repaired.
     """
-    if not holds_machine_code(wheel):
+    if not any(_machine_code(wheel)):
         named = wheel.with_name(tagged_without_code(wheel.name, target))
         wheel.rename(named)
         check_tags(named, target)

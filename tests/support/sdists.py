@@ -5,11 +5,24 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
+import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
+import pytest
+
+from builder.sdist import Built, build_sdist
+from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock, LockedFile, LockedPackage
 from wheelhouse.target import Target
+
+TARGET = Target.running()
+needs_gcc = pytest.mark.skipif(
+    shutil.which("gcc") is None or (TARGET.libc or ("",))[0] != "glibc",
+    reason="needs gcc and glibc",
+)
 
 BACKEND = '''
 import base64, hashlib, os, time, zipfile
@@ -30,7 +43,8 @@ def members():
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     info = f"{{NAME}}-{{VERSION}}.dist-info"
     found = members()
-    found[f"{{info}}/METADATA"] = f"Metadata-Version: 2.1\\nName: {{NAME}}\\nVersion: {{VERSION}}\\n"
+    found[f"{{info}}/METADATA"] = (
+        f"Metadata-Version: 2.1\\nName: {{NAME}}\\nVersion: {{VERSION}}\\n")
     pure = "true" if TAG.endswith("any") else "false"
     found[f"{{info}}/WHEEL"] = (
         f"Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: {{pure}}\\nTag: {{TAG}}\\n")
@@ -56,7 +70,7 @@ def backend(
     asks: tuple[str, ...] = (),
     extra: str = "",
 ) -> str:
-    """The source of an in-tree backend; ``extra`` may redefine ``extra(found)``, ``after(path)``."""
+    """The source of an in-tree backend; ``extra`` redefines ``extra(found)``, ``after(path)``."""
     return BACKEND.format(
         name=name, version=version, tag=tag, asks=list(asks), extra=NOTHING + "\n" + extra
     )
@@ -111,3 +125,14 @@ def locked(path: Path, kind: str = "wheel") -> LockedPackage:
 def empty_lock(target: Target | None = None) -> Lock:
     """A build lock of a backend that needs nothing."""
     return Lock(target or Target.running(), ())
+
+
+def build(sdist: Path, house: Wheelhouse, **options: object) -> Built:
+    target = options.pop("target", TARGET)
+    lock = options.pop("lock", empty_lock())
+    return build_sdist(sdist, lock, house, target, sys.executable, **options)  # type: ignore[arg-type]
+
+
+def content(house: Wheelhouse, built: Built, member: str) -> bytes:
+    with zipfile.ZipFile(house.path(built.file)) as wheel:
+        return wheel.read(member)
