@@ -1,7 +1,6 @@
 """What an environment of a project depends on, as files; and whether its lock is up to date."""
 
 # Paths are str: the stamp they go into is read at every start, without pathlib.
-# ruff: noqa: PTH
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from images.stamp import Stamp
 
 # pathlib is a good part of the time of a command with nothing to do.
-# ruff: noqa: PTH
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from images.store import Store
 
 # Paths are str, as in images/.
-# ruff: noqa: PTH
 
 
 def run(args: argparse.Namespace, out: Output, folder: str, wish: str, began: float) -> int:

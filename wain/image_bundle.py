@@ -24,10 +24,10 @@ def run_export(args: argparse.Namespace, out: Output) -> int:
     catalog = open_catalog(args)
     image_id = catalog.resolve(args.image, args.target)
     since = catalog.resolve(args.since, args.target) if args.since else ""
-    path = os.path.join(args.directory, args.file)  # noqa: PTH118 - str paths, as in images/
+    path = os.path.join(args.directory, args.file)
     tag = args.image.partition(":")[2]
     done = export_image(catalog, image_id, path, since=since, tag=tag, on_progress=out.progress)
-    size = os.stat(path).st_size  # noqa: PTH116
+    size = os.stat(path).st_size
     note = f" beyond {short(since)}" if since else ""
     out.say(f"{args.file}: image {short(image_id)}{note}, {done.objects} objects, "
             f"{human_bytes(size)}")  # fmt: skip
@@ -50,7 +50,7 @@ def run_import(args: argparse.Namespace, out: Output) -> int:
     from images.catalog import LATEST
 
     catalog = open_catalog(args)
-    path = os.path.join(args.directory, args.file)  # noqa: PTH118
+    path = os.path.join(args.directory, args.file)
     done = import_image(catalog, path, tag=args.tag, on_progress=out.progress)
     tag = done.tag or LATEST
     out.say(f"image {short(done.image)} is now {done.name}:{tag}, {done.objects} objects read")

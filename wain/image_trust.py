@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from images.signature import next_trust, public_key, sign_trust
     from images.trust import Signed, Trust, check_key, check_name, check_trust, parse_trust
 
-    path = os.path.join(args.directory, args.file)  # noqa: PTH118 - str paths, as in images/
+    path = os.path.join(args.directory, args.file)
     changing = bool(args.add or args.remove or args.revoke or args.threshold or args.new_epoch)
     added = [_signer(text) for text in args.add]
     if args.init:
@@ -102,7 +102,7 @@ def read_chain(path: str) -> list[Signed]:
     from images.trust import load_signed
 
     try:
-        with open(path, "rb") as stream:  # noqa: PTH123
+        with open(path, "rb") as stream:
             data = stream.read()
     except OSError as error:
         hint = "wain image trust --init FLEET --add NAME=KEY begins one"
@@ -114,14 +114,14 @@ def find_trust(args: argparse.Namespace, fleet: str) -> Trust | None:
     """The newest trust of ``--trust`` or of ``trust.json`` if that is there."""
     from images.trust import allowed_signers, parse_trust
 
-    path = os.path.join(args.directory, args.trust or _FILE)  # noqa: PTH118
-    if not args.trust and not os.path.exists(path):  # noqa: PTH110
+    path = os.path.join(args.directory, args.trust or _FILE)
+    if not args.trust and not os.path.exists(path):
         return None
-    with open(path, "rb") as stream:  # noqa: PTH123
+    with open(path, "rb") as stream:
         head = stream.read(1)
     if head == b"{":
         return parse_trust(read_chain(path)[-1].payload)
-    with open(path, "rb") as stream:  # noqa: PTH123
+    with open(path, "rb") as stream:
         return allowed_signers(stream.read(), fleet)
 
 

@@ -129,21 +129,21 @@ def make_image(
         for path, (kind, flag, data) in SKELETON.items():
             add(kind, flag, data, "-", path)
         for package in packages:
-            own = package.contents()
+            own = package.contents() | {f"{package.dist_info}/INSTALLER": b"wain\n"}
             for path, data in own.items():
                 add("file", False, data, package.name, f"{SITE}/{path}")
-            if bytecode:
-                for path, data in own.items():
-                    if path.endswith(".py"):
-                        folder, _, name = f"{SITE}/{path}".rpartition("/")
-                        cached = f"{folder}/__pycache__/{name[:-3]}.{sys.implementation.cache_tag}"
-                        add("file", False, _pyc(data, path), package.name, cached + ".pyc")
+            for path, data in list(own.items()):
+                if bytecode and path.endswith(".py"):
+                    folder, slash, name = path.rpartition("/")
+                    tag = sys.implementation.cache_tag
+                    cached = f"{folder}{slash}__pycache__/{name[:-3]}.{tag}.pyc"
+                    own[cached] = _pyc(data, path)
+                    add("file", False, own[cached], package.name, f"{SITE}/{cached}")
             for name, body in package.scripts.items():
                 add("script", True, body, package.name, f"bin/{name}")
                 own[f"../../../bin/{name}"] = body
             record = f"{package.dist_info}/RECORD"
             add("file", False, _record(own, record).encode(), package.name, f"{SITE}/{record}")
-            add("file", False, b"wain\n", package.name, f"{SITE}/{package.dist_info}/INSTALLER")
         for path, (owner, data) in (extra or {}).items():
             add("file", False, data, owner, path)
     import os
