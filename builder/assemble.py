@@ -30,7 +30,6 @@ from builder.bytecode import Bytecode
 from builder.destination import Row
 from builder.layout import Layout
 from builder.unpack import Unpacked, unpack
-from images.catalog import package_digests
 from images.errors import UsageError, WainError
 from images.manifest import Manifest
 from images.render import Interpreter
@@ -150,15 +149,16 @@ def assemble(
 
 
 def _packages(parts: list[_Part], manifest: Manifest) -> tuple[Package, ...]:
-    digests = package_digests(manifest)
-    nothing = sha256(b"").hexdigest()
+    lines: dict[str, list[str]] = {}
+    for entry in manifest.entries:
+        lines.setdefault(entry.owner, []).append(f"{entry.line}\n")
     return tuple(
         Package(
             part.wheel.name,
             part.wheel.version,
             part.wheel.path.name,
             part.wheel.sha256,
-            digests.get(part.wheel.name, nothing),
+            sha256("".join(lines.get(part.wheel.name, ())).encode()).hexdigest(),
         )
         for part in parts
     )

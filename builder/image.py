@@ -12,11 +12,11 @@ from pathlib import Path
 from builder import image_lock
 from builder.assemble import Image, Options, Wheel, assemble
 from builder.image_lock import ImageDiffersError, LockedImage
+from builder.interpreter import find
 from builder.spec import BuildSpec, TargetSpec
 from builder.wheels import wheels_of
 from images.catalog import Catalog, ImageDocument, ImageTarget, PackageRecord
 from images.errors import UsageError, WainError
-from images.interpreter import find_interpreter
 from images.render import Interpreter
 from images.store import Store
 from wheelhouse.index import Wheelhouse
@@ -140,10 +140,9 @@ class _Plan:
         options = Options(spec.name, spec.bytecode, spec.prune)
         interpreter = None
         if spec.bytecode:
-            try:
-                interpreter = find_interpreter(lock.target.python)
-            except WainError:
-                raise NoInterpreterError(lock.target) from None
+            interpreter = find(lock.target.python)
+            if interpreter is None:
+                raise NoInterpreterError(lock.target)
         return cls(lock, tuple(wheels_of(lock, spec, wheelhouse)), options, interpreter)
 
     def backwards(self) -> _Plan:

@@ -66,7 +66,9 @@ class Layout:
         """The environment's own files; first of all."""
         self._owned.update((entry.path, entry) for entry in entries)
 
-    def add(self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put) -> None:
+    def add(
+        self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put
+    ) -> list[Entry]:
         """A package's files and what an installer adds to them. Raises ConflictError."""
         entries = []
         for row in rows:
@@ -84,6 +86,7 @@ class Layout:
         self._write(entries, record, owner, self._record(entries, record), put)
         for entry in entries:
             self._claim(entry)
+        return entries
 
     def finish(self) -> list[Entry]:
         """All entries. Raises ConflictError for a path that is file here and folder there."""

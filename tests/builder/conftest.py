@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.assemble import Image, Options, Wheel, assemble
-from images.errors import WainError
-from images.interpreter import find_interpreter
+from builder.interpreter import find
 from images.render import Interpreter
 from images.store import Store
 from images.tree import checkout
@@ -20,17 +19,10 @@ from wheelhouse.target import Target
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 
 
-def present(python: str) -> Interpreter | None:
-    try:
-        return find_interpreter(python)
-    except WainError:
-        return None
-
-
 @pytest.fixture(scope="session")
 def interpreters() -> dict[str, Interpreter]:
     """Minor version -> interpreter, of those this machine has."""
-    found = {python: present(python) for python in PYTHONS}
+    found = {python: find(python) for python in PYTHONS}
     return {python: interpreter for python, interpreter in found.items() if interpreter}
 
 
@@ -41,7 +33,9 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def interpreter() -> Interpreter:
-    return find_interpreter(Target.running().python)
+    found = find(Target.running().python)
+    assert found
+    return found
 
 
 Build = Callable[..., Image]

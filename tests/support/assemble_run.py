@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from builder.assemble import Options, assemble
-from images.interpreter import find_interpreter
+from builder.interpreter import find
 from images.store import Store
 from tests.support.handmade import wheel_at
 from wheelhouse.target import Target
@@ -22,7 +22,7 @@ def main(store: str, wheels: str, python: str, jobs: str, order: str) -> None:
         [wheel_at(path, direct=path.name.startswith("cffi")) for path in found],
         Store(store),
         Options(),
-        find_interpreter(python),
+        find(python),
         jobs=int(jobs),
     )
     print(image.id)
