@@ -25,12 +25,10 @@ class Stage:
     def __init__(self, folder: Path, handle: int) -> None:
         self.folder = folder
         self._handle = handle
-        self._count = 0
 
     def publish(self, path: Path, data: bytes, *, durable: bool = False) -> None:
         """Replace ``path`` by ``data`` in one step; readers see the old file or the new."""
-        self._count += 1
-        temporary = self.folder / f"new-{self._count}"
+        temporary = self.folder / f"new-{secrets.token_hex(8)}"
         write_file(temporary, data, durable=durable)
         temporary.replace(path)
 

@@ -187,7 +187,8 @@ def test_a_release_of_another_python(full: str) -> None:
 
 def test_build_tags_are_ordered_by_number_then_text() -> None:
     builds = [(), (0, ""), (1, ""), (1, "a"), (2, ""), (10, "")]
-    assert sorted(builds[::-1], key=build_key) == builds
+    mixed = [builds[index] for index in (5, 2, 0, 4, 1, 3)]
+    assert sorted(mixed, key=build_key) == builds
 
 
 def test_running_is_this_interpreter() -> None:
