@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -331,3 +332,31 @@ def test_a_project_is_built_again_only_when_it_changed(tmp_path: Path, house: Wh
     (source / "own_backend.py").write_text(backend(extra="def after(path): raise OSError(7)"))
     with pytest.raises(BuildFailed, match="OSError"):
         make()
+
+
+GRAFTED = """
+def extra(found):
+    import subprocess
+    open("outer.c", "w").write("int outer(void) { return 7; }")
+    open("x.c", "w").write("int outer(void); int inner(void) { return outer(); }")
+    os.makedirs("libs", exist_ok=True)
+    subprocess.check_call(["gcc", "-shared", "-fPIC", "-o", "libs/libouter.so.1",
+                           "-Wl,-soname,libouter.so.1", "outer.c"])
+    subprocess.check_call(["gcc", "-shared", "-fPIC", "-o", "x.so", "x.c",
+                           "libs/libouter.so.1", "-Wl,-rpath," + os.path.abspath("libs")])
+    found["small/_x.so"] = open("x.so", "rb").read()
+    found["small/__init__.py"] = ""
+"""
+
+
+@needs_gcc
+def test_a_foreign_library_is_copied_in_the_same_way_each_time(
+    tmp_path: Path, house: Wheelhouse
+) -> None:
+    tag = f"{TARGET.abi}-{TARGET.abi}-linux_{TARGET.machine}"
+    sdist = make_sdist(tmp_path, backend(tag=tag, extra=GRAFTED))
+    built = build(sdist, house, reproduce=True)
+    with zipfile.ZipFile(house.path(built.file)) as wheel:
+        names = wheel.namelist()
+    assert [name for name in names if name.startswith("small.libs/libouter-")]
+    assert "linux_" not in built.file.split("-")[-1].replace("manylinux_", "")
