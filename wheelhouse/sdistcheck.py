@@ -8,7 +8,6 @@ reader, and stricter: a link may not pass through another.
 
 from __future__ import annotations
 
-import gzip
 import os
 import tarfile
 import zlib
@@ -21,11 +20,14 @@ from packaging.version import Version
 
 from wheelhouse.entry import parse_filename
 from wheelhouse.metadata import Metadata, parse_metadata
-from wheelhouse.text import shown
+from wheelhouse.text import bare, shown
 from wheelhouse.wheel import WheelError
 from wheelhouse.zipcheck import Limits, Refused, name_problem
 
 _METADATA_LIMIT = 32 << 20
+_BLOCK = 1 << 20
+# Two blocks of zeros end a tar.
+_END_MARK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +78,59 @@ def _agree(metadata: Metadata, name: NormalizedName, version: Version) -> None:
         raise Refused("W9", f"the file name says version {version}, PKG-INFO {metadata.version}")
 
 
-class _Capped:
-    """The unpacked tar, no more of it than the caps allow."""
+class _Unpacked:
+    """The unpacked tar, no more of it than the caps allow.
 
-    def __init__(self, stream: gzip.GzipFile, packed: int, limits: Limits) -> None:
-        self._stream = stream
-        self._packed = packed
+    One gzip stream and nothing after it: readers differ in what they make of a second one.
+    ``last`` is where the last byte that is not zero ends.
+    """
+
+    def __init__(self, raw: BinaryIO, limits: Limits) -> None:
+        self._raw = raw
+        self._packed = os.fstat(raw.fileno()).st_size
         self._limits = limits
-        self._count = 0
+        self._stream = zlib.decompressobj(31)
+        self._ready = b""
+        self.count = 0
+        self.last = 0
 
     def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._count += len(data)
+        """Up to ``size`` bytes, fewer only at the end."""
+        parts = [self._ready]
+        have = len(self._ready)
+        while have < size:
+            piece = self._more()
+            if not piece:
+                break
+            parts.append(piece)
+            have += len(piece)
+        data = b"".join(parts)
+        self._ready = data[size:]
+        return data[:size]
+
+    def _more(self) -> bytes:
+        while not self._stream.eof:
+            packed = self._stream.unconsumed_tail or self._raw.read(_BLOCK)
+            if not packed:
+                raise Refused("W11", "is damaged: the gzip stream is cut off")
+            data = self._stream.decompress(packed, _BLOCK)
+            if data:
+                self._take(data)
+                return data
+        if self._stream.unused_data or self._raw.read(1):
+            raise Refused("W11", "is damaged: data follows the gzip stream")
+        return b""
+
+    def _take(self, data: bytes) -> None:
+        stripped = len(data.rstrip(b"\0"))
+        if stripped:
+            self.last = self.count + stripped
+        self.count += len(data)
         limits = self._limits
-        if self._count > limits.total or (
-            self._count > limits.ratio_floor and self._count > limits.ratio * self._packed
+        if self.count > limits.total or (
+            self.count > limits.ratio_floor and self.count > limits.ratio * self._packed
         ):
-            raise Refused("W8", f"unpacks {self._packed} bytes to more than {self._count}")
-        return data
+            raise Refused("W8", f"unpacks {self._packed} bytes to more than {self.count}")
 
 
 def _walk(path: Path, limits: Limits) -> tuple[str, bytes | None]:
@@ -104,20 +141,22 @@ def _walk(path: Path, limits: Limits) -> tuple[str, bytes | None]:
         if raw.read(2) != b"\x1f\x8b":
             raise Refused("W11", "is not compressed by gzip")
         _refuse_zip(raw)
-        packed = os.fstat(raw.fileno()).st_size
+        unpacked = _Unpacked(raw, limits)
         try:
-            with gzip.GzipFile(fileobj=raw) as unpacked:
-                capped = _Capped(unpacked, packed, limits)
-                with tarfile.open(fileobj=capped, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
-                    for member in archive:
-                        if len(tree.kinds) >= limits.members:
-                            raise Refused("W8", f"has more than {limits.members} members")
-                        if tree.take(member) == f"{tree.top}/PKG-INFO" and member.isreg():
-                            found = _read(archive, member)
-                while capped.read(1 << 20):
-                    pass
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise Refused("W11", f"is damaged: {shown(str(error))}") from None
+            with tarfile.open(fileobj=unpacked, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
+                for member in archive:
+                    if len(tree.kinds) >= limits.members:
+                        raise Refused("W8", f"has more than {limits.members} members")
+                    if tree.take(member) == f"{tree.top}/PKG-INFO" and member.isreg():
+                        found = _read(archive, member)
+                end = archive.offset
+            while unpacked.read(_BLOCK):
+                pass
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise Refused("W11", f"is damaged: {bare(str(error))}") from None
+    # tarfile takes a broken header after the first member for the end.
+    if unpacked.last > end or unpacked.count < end + _END_MARK:
+        raise Refused("W11", f"is damaged: the tar does not end at byte {end}")
     tree.check_links()
     if not tree.top:
         raise Refused("W11", "holds nothing")
