@@ -67,6 +67,7 @@ class Agent:
         self._sink = sink
         self.reader = Reader(lambda size: os.read(source, size))
         self.lock = -1
+        self.owed = False  # whether bytes of the request are still to be read
         self.staged: dict[str, Manifest] = {}
         self.wanted: dict[tuple[str, bool], int] = {}
         self._store: Store | None = None
@@ -118,6 +119,7 @@ class Agent:
         while True:
             kind, data = self.reader.next()
             if kind == b"E":
+                self.owed = False
                 return
             if kind != b"B":
                 raise FrameError("expected bytes or their end")
@@ -148,18 +150,12 @@ def serve(agent: Agent) -> int:
         if kind != b"J":
             raise FrameError("expected a request")
         request = agent_json.loads(payload)
-        answer = _guarded(agent, _perform, request)
-        if answer and "kind" in answer and request.get("bytes"):
-            # What is still on its way belongs to the request that failed.
-            for _ in _rest(agent):
+        agent.owed = bool(request.get("bytes"))
+        _guarded(agent, _perform, request)
+        if agent.owed:
+            # The verb failed before it had read them all.
+            for _ in agent.stream():
                 continue
-
-
-def _rest(agent: Agent) -> Iterator[bytes]:
-    try:
-        yield from agent.stream()
-    except FrameError:
-        return
 
 
 def _perform(agent: Agent, request: Request) -> Answer:
@@ -198,7 +194,7 @@ def _guarded(agent: Agent, action: Callable[..., Answer], *arguments: Any) -> An
         answer, kind = {"kind": "agent-died", "what": what, "hint": ""}, b"X"
     body = answer.pop("body", None)
     if body is not None:
-        answer["bytes"] = True
+        answer["body"] = True
     agent.send(kind, answer)
     if body is not None:
         for at in range(0, len(body), CHUNK):

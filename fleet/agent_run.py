@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LIMIT = 32768  # bytes of output kept, from the beginning and from the end each
 ALIVE = 2.0  # seconds between signs of life
 GRACE = 1.0  # seconds between TERM and KILL
-MASKED = 4  # characters: shorter values of the env-file would mask half of any output
+MASKED = 6  # characters: shorter values of the env-file would mask half of any output
 
 
 def run(agent: Agent, request: Request) -> Answer:
@@ -76,6 +76,8 @@ def run_command(
         command = command.replace(name, _quoted(value))
     settings = read_env_file(env_file)
     environment = {name: value for name, value in os.environ.items() if name[:6] != "PYTHON"}
+    # A check must not leave files in the release it checks.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment.update(settings)
     environment.update(WAIN_ROOT=root, WAIN_RELEASE=release, WAIN_ID=image)
     began = time.monotonic()

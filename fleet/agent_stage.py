@@ -141,14 +141,17 @@ class Unpacker:
             raise AgentError("object", "this is no pack, or one of another format")
 
     def _some(self, size: int) -> bytearray:
+        self._wait(size)
+        head = self._packed[:size]
+        del self._packed[:size]
+        return head
+
+    def _wait(self, size: int) -> None:
         while len(self._packed) < size:
             try:
                 self._packed += next(self._pieces)
             except StopIteration:
                 raise AgentError("object", "the pack ends too early") from None
-        head = self._packed[:size]
-        del self._packed[:size]
-        return head
 
     def _more(self) -> bool:
         """Unpack what is there, or wait for more; False at the end of the pack."""
@@ -160,14 +163,13 @@ class Unpacker:
             self._size = int.from_bytes(head[5:9], "big")
             if not self._left:
                 self._ended = True
-                for _ in self._pieces:
+                if self._packed or any(self._pieces):
                     raise AgentError("object", "bytes behind the end of the pack")
                 return False
             if method > 1 or self._size > MAX_BLOCK or self._left > MAX_BLOCK + 65536:
                 raise AgentError("object", "a block of the pack is damaged")
             self._inflate = zlib.decompressobj() if method else None
-        if not self._packed:
-            self._packed += self._some(1)
+        self._wait(1)
         piece = bytes(self._packed[: self._left])
         del self._packed[: len(piece)]
         self._left -= len(piece)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fleet.agent import Agent
 
 TICK = 0.1  # seconds between looks at the deadline
-PATIENCE = 10.0  # seconds the timer waits for the lock before it ends the agent that armed it
+PATIENCE = 5.0  # seconds the timer waits for the lock before it ends the agent that armed it
 
 
 def set_deadline(root: str, generation: int, seconds: float) -> float:

@@ -13,7 +13,8 @@ directions: one byte of kind, four bytes of length (big endian), the payload.
 ``N``     the first stage lacks the agent: the peer sends it, bare
 ========  ==========================================================================
 
-A request is ``J``, or ``J B* E`` when its JSON says ``"bytes": true``; answers likewise.
+A request is ``J``, or ``J B* E`` when its JSON says ``"bytes": true``; an answer likewise, when
+its JSON says ``"body": true``.
 """
 
 from __future__ import annotations

@@ -279,6 +279,12 @@ class Session:
             died = self._last_words() or self._died(verb, kept)
             self.close()
             raise died from None
+        except HostError:
+            raise
+        except BaseException:
+            # In the middle of a request, so nothing more can be said on this line.
+            self.close()
+            raise
 
     def _send_stream(self, stream: Iterable[bytes]) -> tuple[bytes, bytes] | None:
         """Bytes in frames; stops early, with the answer, when the host refuses them."""
@@ -306,7 +312,7 @@ class Session:
         if kind == b"X":
             raise self._refusal(answer)
         parts = []
-        if answer.get("bytes"):
+        if answer.get("body"):
             kind, data = self._reader.next()
             while kind == b"B":
                 parts.append(data)

@@ -88,6 +88,7 @@ class _PipeChannel:
         assert process.stdout
         self._process = process
         self._errors = errors
+        self._patience = 5.0  # seconds an agent may take to end by itself
         self._in, self._out = process.stdin, process.stdout
         os.set_blocking(self._in.fileno(), False)
         self._poll_out = select.poll()
@@ -96,14 +97,20 @@ class _PipeChannel:
         self._poll_in.register(self._in.fileno(), select.POLLOUT)
 
     def read(self, size: int, deadline: float) -> bytes:
-        _await(self._poll_out, deadline)
+        self._await(self._poll_out, deadline)
         return os.read(self._out.fileno(), size)
 
     def write(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
         while view:
-            _await(self._poll_in, deadline)
+            self._await(self._poll_in, deadline)
             view = view[os.write(self._in.fileno(), view[:65536]) :]
+
+    def _await(self, poll: select.poll, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            self._patience = 0.1
+            raise TimeoutError
 
     def ready(self) -> bool:
         return bool(self._poll_out.poll(0))
@@ -116,7 +123,7 @@ class _PipeChannel:
             self._in.close()
         self._out.close()
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=self._patience)
         except subprocess.TimeoutExpired:
             # Frozen. Its session is its own, an armed revert timer has another one.
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -133,12 +140,6 @@ class _PipeChannel:
         size = os.fstat(self._errors.fileno()).st_size
         kept = os.pread(self._errors.fileno(), 4096, max(0, size - 4096))
         return kept.decode("utf-8", "replace")
-
-
-def _await(poll: select.poll, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise TimeoutError
 
 
 class SshTransport:

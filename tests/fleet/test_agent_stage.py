@@ -1,0 +1,433 @@
+"""What a host takes from a controller, and what it refuses: everything is checked there again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet import pack as pack_module
+from fleet.pack import Packs
+from fleet.session import HostError, Session
+from images.manifest import Entry, Manifest
+from images.store import Store
+from tests.support.hosts import Host
+from tests.support.small_images import ABI, MINOR, SITE, small_image
+
+HEAD = f"wain-manifest 1\npython {MINOR}\nabi {ABI}\nplatform manylinux_2_28_x86_64\nskeleton v\n\n"
+
+
+class Raw:
+    """A manifest as bytes nobody has checked, in the shape Session.begin takes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.image_id = hashlib.sha256(data).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        return self.data
+
+    def objects(self) -> dict[tuple[str, bool], int]:
+        return {}
+
+
+def begin_raw(session: Session, text: str | bytes) -> HostError:
+    data = text.encode() if isinstance(text, str) else text
+    with pytest.raises(HostError) as caught:
+        session.begin(Raw(data))  # type: ignore[arg-type]
+    return caught.value
+
+
+def outside(host: Host) -> list[str]:
+    """Every path below the host's parent that is not in the root."""
+    base = Path(host.root).parent
+    return sorted(str(p) for p in base.rglob("*") if not str(p).startswith(host.root))
+
+
+@pytest.mark.row("M2")
+@pytest.mark.row("M1")
+@pytest.mark.parametrize(
+    "path",
+    ["../x", "/etc/x", "a//b", "./a", "a/./b", "a/../b", "..", "a/", "a\tb", "a\\b", "", "a\x7f"],
+)
+def test_paths_are_checked_on_the_host(host: Host, path: str) -> None:
+    line = f"file - {'0' * 64} 1 pkg {path}\n"
+    with host.open() as session:
+        error = begin_raw(session, HEAD + line)
+        assert error.kind == "manifest"
+        assert "line 7" in str(error)
+        assert error.what.isprintable()
+    assert outside(host) == []
+    assert not os.path.exists(f"{host.root}/releases")
+
+
+@pytest.mark.row("M2")
+def test_clashing_and_disordered_paths(host: Host) -> None:
+    def lines(*paths: str) -> str:
+        return HEAD + "".join(f"file - {'0' * 64} 1 pkg {path}\n" for path in paths)
+
+    with host.open() as session:
+        for paths in (("a", "a"), ("a", "a/b"), ("b", "a")):
+            assert begin_raw(session, lines(*paths)).kind == "manifest"
+        assert begin_raw(session, HEAD.encode() + b"file - \xff\n").kind == "manifest"
+        assert begin_raw(session, "{}").kind == "manifest"
+        assert begin_raw(session, HEAD.replace("manifest 1", "manifest 2")).kind == "manifest"
+
+
+@pytest.mark.row("M3")
+@pytest.mark.parametrize("target", ["../../etc", "/etc/passwd", "..", "a/../../..", "./a"])
+def test_links_that_leave_the_image(host: Host, store: Store, target: str) -> None:
+    sha256, size = hashlib.sha256(target.encode()).hexdigest(), len(target)
+    image = Manifest(MINOR, ABI, "any", "v", [Entry("link", False, sha256, size, "-", "lib/x")])
+    with store.batch() as batch:
+        batch.put(target.encode())
+    with host.open() as session, Packs(store) as packs:
+        missing = session.begin(image)
+        session.send_pack(packs.get(image, missing).pieces())
+        with pytest.raises(HostError, match=r"leaves the image|no plain relative path"):
+            session.checkout(image.image_id)
+    assert not os.path.lexists(f"{host.root}/releases/{image.image_id}")
+    assert [name for name in os.listdir(f"{host.root}/releases") if name[:1] != "."] == []
+
+
+@pytest.mark.row("M3")
+def test_what_is_planted_in_the_stage_is_not_followed(
+    host: Host, old: Manifest, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    with host.open() as session:
+        missing = session.begin(old)
+        session.send_pack(host.packs.get(old, missing).pieces())
+        releases = Path(host.root, "releases")
+        releases.mkdir()
+        (releases / f".new-{old.image_id[:16]}").symlink_to(victim)
+        (releases / old.image_id).symlink_to(victim)
+        session.checkout(old.image_id)
+        assert session.verify(old.image_id, deep=True) == []
+    assert list(victim.iterdir()) == []
+    assert (releases / old.image_id).is_dir()
+    assert not (releases / old.image_id).is_symlink()
+
+
+def test_another_interpreters_image_is_refused(host: Host, old: Manifest) -> None:
+    other = Manifest("3.8", "cp38", old.platform, old.skeleton, old.entries)
+    with host.open() as session, pytest.raises(HostError, match=r"for Python 3\.8") as caught:
+        session.begin(other)
+    assert caught.value.kind == "target"
+
+
+def pack_of(*records: bytes) -> bytes:
+    plain = b"".join(records)
+    return pack_module.HEAD + pack_module._packed(plain) + pack_module.END
+
+
+def record(key: tuple[str, bool], size: int, data: bytes) -> bytes:
+    return bytes.fromhex(key[0]) + bytes([key[1]]) + size.to_bytes(8, "big") + data
+
+
+@pytest.mark.row("G4")
+@pytest.mark.row("T5")
+def test_objects_nobody_asked_for_or_with_other_bytes(host: Host, old: Manifest) -> None:
+    sizes = old.objects()
+    key = next(key for key, size in sizes.items() if size > 4)
+    size = sizes[key]
+    stranger = hashlib.sha256(b"stranger").hexdigest()
+    attempts = [
+        (record((stranger, False), 8, b"stranger"), "was not asked for"),
+        (record(key, size + 1, b"x" * (size + 1)), "was not asked for"),
+        (record(key, size, b"x" * size), r"bytes of \w+ came"),
+        (record(key, size, b"x" * (size - 1)), r"\d+ of \d+ bytes came"),
+        (record(key, size, b"")[:20], "ends within an object"),
+    ]
+    with host.open() as session:
+        missing = session.begin(old)
+        for data, what in attempts:
+            with pytest.raises(HostError, match=what) as caught:
+                session.send_pack([pack_of(data)])
+            assert caught.value.kind == "object"
+        assert session.begin(old) == missing
+    assert list(Store(host.root).keys()) == []
+
+
+def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
+    block = pack_module._packed(b"x" * 1000)
+    bomb = zlib.compress(bytes(64 << 20))
+    attempts = [
+        b"hello",
+        b"",
+        b"wain-pack 2\n" + pack_module.END,
+        pack_module.HEAD,
+        pack_module.HEAD + block[:-3],
+        pack_module.HEAD + b"\x07" + block[1:] + pack_module.END,
+        pack_module.HEAD + block[:9] + b"!" * (len(block) - 9) + pack_module.END,
+        pack_module.HEAD + pack_module.END + b"more",
+        pack_module.HEAD + b"\x01" + len(bomb).to_bytes(4, "big") + b"\0\0\x10\0" + bomb,
+        pack_module.HEAD + b"\x01\xff\xff\xff\xff\xff\xff\xff\xff" + b"x" * 100,
+    ]
+    with host.open() as session:
+        session.begin(old)
+        for data in attempts:
+            with pytest.raises(HostError) as caught:
+                session.send_pack([data])
+            assert caught.value.kind == "object", data[:20]
+        host.stage(session, old)
+
+
+@pytest.mark.row("G5")
+def test_the_bytes_that_were_checked_are_the_ones_used(
+    host: Host, old: Manifest, new: Manifest
+) -> None:
+    with host.open() as session:
+        missing = session.begin(new)
+        session.send_pack(host.packs.get(new, missing).pieces())
+        # Somebody swaps the stored manifest between check and use.
+        Path(host.root, "manifests", new.image_id).write_bytes(zlib.compress(old.to_bytes()))
+        session.checkout(new.image_id)
+        assert session.run("{release}/bin/app", 9, image_id=new.image_id).output == "new\n"
+    with host.open() as session:
+        assert session.verify(new.image_id, deep=True) == []
+
+
+@pytest.mark.row("A9")
+@pytest.mark.root
+def test_too_little_room_is_refused_before_the_first_write(host: Host, store: Store) -> None:
+    import subprocess
+
+    image = small_image(store, "big", {"big.bin": os.urandom(3_000_000)}, count=50)
+    for options, word in (("size=9m", "bytes"), ("size=64m,nr_inodes=60", "inodes")):
+        mount = Path(host.root).parent / "small"
+        mount.mkdir(exist_ok=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", mount], check=True
+        )
+        try:
+            host.root = str(mount / "app")
+            with host.open() as session:
+                with pytest.raises(HostError, match=rf"needs \d+ {word}, \d+ are free") as caught:
+                    session.begin(image)
+                assert caught.value.kind == "space"
+            assert list(Store(host.root).keys()) == []
+        finally:
+            subprocess.run(["umount", mount], check=True)
+
+
+# Cuts
+
+
+def cut(session: Session, pieces: Iterator[bytes], at: int) -> Iterator[bytes]:
+    """The first ``at`` bytes of a stream, then the end of the line for both sides."""
+    for piece in pieces:
+        if len(piece) >= at:
+            yield piece[:at]
+            session._channel.close_write()
+            raise ConnectionResetError
+        at -= len(piece)
+        yield piece
+
+
+@pytest.mark.row("T1")
+def test_a_cut_line_costs_at_most_one_object(
+    host: Host, store: Store, sample: Callable[[Sequence[int], int], Sequence[int]]
+) -> None:
+    files = {f"data/{n:03}": os.urandom(3000 + 500 * n) for n in range(40)}
+    image = small_image(store, "many", files)
+    total = len(image.objects())
+    with Packs(store) as packs:
+        pack = packs.get(image, image.objects())
+        size = pack.size
+        order = [entry.key for entry in image.entries]
+        for share in sample(range(1, 100), 8):
+            at = size * share // 100
+            host.root = str(Path(host.root).parent / f"cut{share}")
+            session = host.open()
+            assert len(session.begin(image)) == total
+            with pytest.raises(HostError) as caught:
+                session.send_pack(cut(session, pack.pieces(), at))
+            assert caught.value.kind == "agent-died"
+            with host.open() as session:
+                missing = session.begin(image)
+            # What of the objects' bytes had crossed whole, had also been kept.
+            arrived = zlib_prefix(pack.path.read_bytes()[:at])
+            whole = count_whole(arrived, order, image.objects())
+            assert total - whole <= len(missing) <= total - whole + 1
+            with host.open() as session:
+                assert host.stage(session, image) == len(missing)
+
+
+def zlib_prefix(data: bytes) -> int:
+    """How many plain bytes the blocks of a cut pack hold."""
+    at, plain = len(pack_module.HEAD), 0
+    while at + 9 <= len(data):
+        packed = int.from_bytes(data[at + 1 : at + 5], "big")
+        piece = data[at + 9 : at + 9 + packed]
+        plain += len(zlib.decompressobj().decompress(piece)) if data[at] else len(piece)
+        at += 9 + packed
+    return plain
+
+
+def count_whole(
+    plain: int, order: list[tuple[str, bool]], sizes: dict[tuple[str, bool], int]
+) -> int:
+    count = 0
+    for key in dict.fromkeys(order):
+        plain -= 41 + sizes[key]
+        if plain < 0:
+            break
+        count += 1
+    return count
+
+
+@pytest.mark.row("T7")
+@pytest.mark.row("A1")
+def test_a_killed_agent_leaves_what_can_be_finished(
+    host: Host, old: Manifest, store: Store
+) -> None:
+    host.deploy(old)
+    image = small_image(store, "big", {f"d{n}": os.urandom(200_000) for n in range(20)})
+    session = host.open()
+    missing = session.begin(image)
+    pack = host.packs.get(image, missing)
+
+    def pieces() -> Iterator[bytes]:
+        for count, piece in enumerate(pack.pieces()):
+            if count == 6:
+                os.killpg(session._channel._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            yield piece
+
+    with pytest.raises(HostError, match="signal 9") as caught:
+        session.send_pack(pieces())
+    assert caught.value.kind == "agent-died"
+    assert host.current == old.image_id
+    host.deploy(image)
+    assert not list(Path(host.root, "tmp").iterdir())
+
+
+@pytest.mark.row("T3")
+def test_a_stalled_stream_ends_at_the_deadline(host: Host, old: Manifest) -> None:
+    session = host.open(timeout=0.6)
+    missing = session.begin(old)
+    os.kill(session._channel._process.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    with pytest.raises(HostError, match="no answer to pack within its deadline") as caught:
+        session.send_pack(host.packs.get(old, missing).pieces())
+    assert caught.value.kind == "timeout"
+    host.deploy(old)
+
+
+# Packs
+
+
+def test_one_missing_set_is_packed_once(store: Store, old: Manifest, new: Manifest) -> None:
+    with Packs(store) as packs:
+        first = packs.get(old, old.objects())
+        assert packs.get(old, reversed(list(old.objects()))) is first
+        assert packs.get(new, new.objects()) is not first
+        assert b"".join(first.pieces()) == b"".join(first.pieces())
+        assert first.size == len(b"".join(first.pieces()))
+
+
+@pytest.mark.row("T5")
+def test_an_object_that_changed_under_the_controller(
+    store: Store, old: Manifest, host: Host
+) -> None:
+    key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
+    path = Path(store.object_path(*key))
+    path.chmod(0o644)
+    path.write_bytes(b"TEXT = 'evil'\n"[: path.stat().st_size])
+    with host.open() as session, Packs(store) as packs:
+        missing = session.begin(old)
+        with pytest.raises(Exception, match="bytes were changed"):
+            session.send_pack(packs.get(old, missing).pieces())
+    assert host.current is None
+
+
+def test_the_bandwidth_cap(store: Store) -> None:
+    import time
+
+    image = small_image(store, "big", {"d": os.urandom(600_000)})
+    with Packs(store) as packs:
+        pack = packs.get(image, image.objects())
+        assert pack.size > 600_000
+        began = time.monotonic()
+        assert len(b"".join(pack.pieces(limit=1_500_000))) == pack.size
+        assert 0.35 < time.monotonic() - began < 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.binary(max_size=3000), max_size=8), st.integers(1, 2000), st.integers(1, 999))
+def test_any_blocks_and_any_pieces_unpack(contents: list[bytes], block: int, piece: int) -> None:
+    from fleet.agent_stage import Unpacker
+
+    plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
+    blocks = [plain[at : at + block] for at in range(0, len(plain), block)]
+    data = pack_module.HEAD + b"".join(map(pack_module._packed, blocks)) + pack_module.END
+    unpacker = Unpacker(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
+    for content in contents:
+        head = unpacker.exactly(41)
+        assert int.from_bytes(head[33:], "big") == len(content)
+        assert unpacker.exactly(len(content)) == content
+    assert unpacker.exactly(41) == b""
+
+
+# Drift
+
+
+@pytest.mark.row("M4")
+@pytest.mark.row("S2")
+def test_drift_is_named_and_repaired(host: Host, old: Manifest, new: Manifest) -> None:
+    host.deploy(old)
+    release = Path(host.root, "releases", old.image_id)
+    site = release / SITE
+    (site / "filler/m00001.py").unlink()
+    edited = site / "filler/m00002.py"
+    edited.chmod(0o644)
+    edited.write_bytes(edited.read_bytes() + b"# edited through a hard link\n")
+    (site / "empty.py").chmod(0o600)
+    (site / "stray.py").write_text("")
+    (release / "bin/python3").unlink()
+    (release / "bin/python3").write_text("")
+    expected = {
+        (f"{SITE}/filler/m00001.py", "missing"),
+        (f"{SITE}/filler/m00002.py", "size"),
+        (f"{SITE}/empty.py", "mode"),
+        (f"{SITE}/stray.py", "added"),
+        ("bin/python3", "type"),
+    }
+    with host.open() as session:
+        drift = session.verify(old.image_id)
+        assert {(one.path, one.what) for one in drift} == expected
+        assert {one.package for one in drift} == {"app"}
+        paths = [one.path for one in drift]
+        missing = session.repair(old.image_id, paths)
+        assert len(missing) == 1  # only what the hard link damaged
+        session.send_pack(host.packs.get(old, missing).pieces())
+        assert session.repair(old.image_id, paths) == []
+        assert session.verify(old.image_id, deep=True) == []
+        assert session.run("{release}/bin/app", 9).output == "old\n"
+    assert Store(host.root).verify() == []
+
+
+@pytest.mark.row("M3")
+def test_a_repair_does_not_leave_the_release(host: Host, old: Manifest, tmp_path: Path) -> None:
+    host.deploy(old)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "keep").write_text("mine")
+    release = Path(host.root, "releases", old.image_id)
+    (release / SITE / "filler").rename(tmp_path / "gone")
+    (release / SITE / "filler").symlink_to(victim)
+    with host.open() as session:
+        with pytest.raises(HostError):
+            session.repair(old.image_id, ["../../outside"])
+        session.repair(old.image_id, [f"{SITE}/filler/keep"])
+        session.repair(old.image_id, [one.path for one in session.verify(old.image_id)])
+        assert session.verify(old.image_id, deep=True) == []
+    assert (victim / "keep").read_text() == "mine"
+    assert list(victim.iterdir()) == [victim / "keep"]

@@ -1,0 +1,123 @@
+"""What is shipped, and how it stands on a host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fleet import payload
+from fleet.session import HostError
+from tests.support.hosts import Host
+
+OLDEST = os.path.expanduser("~/.pyenv/versions/3.9.18/bin/python3.9")
+
+
+def test_the_archive_depends_on_nothing_but_the_sources(tmp_path: Path) -> None:
+    shipped = payload.payload()
+    assert hashlib.sha256(shipped.data).hexdigest() == shipped.digest
+    code = "from fleet import payload; print(payload.payload().digest)"
+    again = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+        cwd=Path(payload.__file__).parent.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert again.stdout.strip() == shipped.digest
+    with zipfile.ZipFile(__import__("io").BytesIO(shipped.data)) as archive:
+        names = archive.namelist()
+    assert names == sorted(names)
+    assert {"fleet/agent.py", "fleet/agent_timer.py", "images/store.py"} <= set(names)
+    assert not {"fleet/session.py", "fleet/agent_first.py", "images/catalog.py"} & set(names)
+
+
+def test_the_first_stage_needs_no_quoting_by_any_shell() -> None:
+    assert not set("'!$`\\\n") & set(payload.first_stage())
+    assert len(payload.first_stage()) < 4000
+
+
+def agent_files(host: Host) -> list[str]:
+    return sorted(os.listdir(f"{host.root}/agent"))
+
+
+def test_it_is_sent_once_and_compiled_once(host: Host) -> None:
+    with host.open() as session:
+        assert session.bytes_overhead > len(payload.payload().deflated)
+    first = agent_files(host)
+    with host.open() as session:
+        assert session.bytes_overhead < 8000
+    assert agent_files(host) == first
+    assert len(first) == 2
+
+
+@pytest.mark.row("T6")
+def test_a_tampered_agent_is_replaced(host: Host) -> None:
+    host.open().close()
+    path = Path(host.root) / "agent" / f"{payload.payload().digest}.pyz"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    host.open().close()
+    assert path.read_bytes() == payload.payload().data
+
+
+def test_damaged_bytecode_is_compiled_anew(host: Host) -> None:
+    host.open().close()
+    (cached,) = (path for path in (Path(host.root) / "agent").iterdir() if path.suffix != ".pyz")
+    good = cached.read_bytes()
+    for bad in (b"", good[:-1], b"0" * len(good), good[:64] + b"!" + good[65:]):
+        cached.write_bytes(bad)
+        host.open().close()
+        assert cached.read_bytes() == good
+
+
+def test_looking_writes_nothing(host: Host) -> None:
+    with host.open(keep=False) as session:
+        assert not session.facts.root_exists
+    assert not os.path.exists(host.root)
+    host.open().close()
+    shutil.rmtree(f"{host.root}/agent")
+    host.open(keep=False).close()
+    assert not os.path.exists(f"{host.root}/agent")
+
+
+@pytest.mark.skipif(not os.path.exists(OLDEST), reason="no Python 3.9 here")
+def test_the_oldest_python(host: Host) -> None:
+    host.python = OLDEST
+    with host.open() as session:
+        assert session.facts.python_version.startswith("3.9.")
+        assert session.facts.abi == "cp39"
+        assert session.facts.executable == os.path.realpath(OLDEST)
+
+
+@pytest.mark.row("T6")
+def test_a_python_that_is_too_old_says_so(host: Host) -> None:
+    old = os.path.expanduser("~/.pyenv/versions/3.6.15/bin/python3.6")
+    if not os.path.exists(old):
+        pytest.skip("no Python 3.6 here")
+    host.python = old
+    with pytest.raises(HostError, match=r"Python 3\.6\.15 found, 3\.9 or newer needed") as caught:
+        host.open()
+    assert caught.value.kind == "no-python"
+
+
+@pytest.mark.row("T6")
+@pytest.mark.parametrize("python", ["/nowhere/python3", "/bin/false", "/bin/true", "/bin/cat"])
+def test_what_is_no_python_is_named(host: Host, python: str) -> None:
+    host.python = python
+    with pytest.raises(HostError) as caught:
+        host.open(timeout=5)
+    assert caught.value.kind in ("no-python", "protocol")
+    assert python in str(caught.value) or "ended the session" in str(caught.value)
+
+
+@pytest.mark.row("T6")
+def test_a_shim_is_resolved_on_the_host(host: Host, tmp_path: Path) -> None:
+    shim = tmp_path / "python-shim"
+    shim.write_text(f'#!/bin/sh\necho "welcome to this host"\nexec {sys.executable} "$@"\n')
+    shim.chmod(0o755)
+    host.python = str(shim)
+    with host.open() as session:
+        assert session.facts.executable == os.path.realpath(sys.executable)
