@@ -258,6 +258,19 @@ def run(
     return _order(order, deadline, log)
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_running() -> None:
+    """End every command this process runs in a sandbox, from whichever thread it was started.
+
+    For an interrupted wain: each :func:`run` then raises :class:`SandboxError`.
+    """
+    for process in tuple(_running):
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+
+
 def _order(order: dict[str, Any], deadline: float, log: Path) -> Outcome:
     answer_in, answer_out = os.pipe()
     order["answer"] = answer_out
@@ -273,6 +286,7 @@ def _order(order: dict[str, Any], deadline: float, log: Path) -> Outcome:
         env={"LC_ALL": "C.UTF-8"},
         cwd="/",
     )
+    _running.add(process)
     os.close(answer_out)
     if process.stdin is None or process.stdout is None:
         raise AssertionError
@@ -287,11 +301,11 @@ def _order(order: dict[str, Any], deadline: float, log: Path) -> Outcome:
             process.wait()
     finally:
         _end(process)
+        _running.discard(process)
         reader.join(timeout=_GRACE)
-    try:
-        answer = json.loads(answered)
-    except ValueError:
-        answer = {"setup": "the first process died" if not answered else "no answer"}
+    answer = json.loads(answered) if answered else {"stopped": True}
+    if "stopped" in answer:
+        raise SandboxError("build sandbox", "was stopped from outside")
     if "setup" in answer:
         raise SandboxError("build sandbox", f"cannot be made: {answer['setup']}")
     status = int(answer["status"])

@@ -232,6 +232,7 @@ def _plain(order: dict[str, Any]) -> dict[str, Any]:
     failed_in, failed_out = os.pipe()
     os.set_inheritable(failed_out, False)
     started = time.monotonic()
+    told = False
     worker = os.fork()
     if worker == 0:
         os.close(failed_in)
@@ -245,7 +246,7 @@ def _plain(order: dict[str, Any]) -> dict[str, Any]:
     try:
         timed_out = not _wait_until(worker, started + order["deadline"])
     except _Told:
-        timed_out = True
+        timed_out = told = True
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker, signal.SIGKILL)
@@ -255,6 +256,8 @@ def _plain(order: dict[str, Any]) -> dict[str, Any]:
         failure = stream.read()
     if failure and not timed_out:
         return {"setup": failure}
+    if told:
+        return {"stopped": True}
     return {"status": os.waitstatus_to_exitcode(status), "timed_out": timed_out}
 
 

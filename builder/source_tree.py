@@ -15,6 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 
 from images.errors import WainError
+from wheelhouse.sdistcheck import check_sdist
 from wheelhouse.text import bare, shown
 
 MAX_MEMBERS = 200_000
@@ -56,8 +57,10 @@ def unpack_sdist(path: Path, folder: Path) -> None:
     """Unpack an sdist so that its one top folder becomes ``folder``.
 
     Members are created in sorted order, so that a listing of the folder does not depend on
-    the archive. Raises :class:`SourceError` for members that lead out of it.
+    the archive. Raises ``WheelError`` (W11) for an sdist that no wheelhouse would take, and
+    :class:`SourceError`.
     """
+    check_sdist(path)
     staging = folder.with_name(folder.name + ".unpacked")
     staging.mkdir()
     try:

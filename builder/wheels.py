@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.assemble import Wheel
+from builder.buildlock import find_build_lock
 from builder.built import built_wheel
 from builder.spec import BuildSpec
 from images.errors import WainError
@@ -36,9 +37,11 @@ def _wheel(package: LockedPackage, lock: Lock, spec: BuildSpec, wheelhouse: Whee
             raise MissingWheelError(package.name, file.filename, what)
         path, digest = Path(wheelhouse.folder) / file.filename, file.sha256
     else:
-        lock_path = Path(spec.build_lock_path(package.name))
-        if not lock_path.exists():
-            raise WainError(lock_path.name, "there is no such build lock", "wain lock")
+        lock_path = find_build_lock(Path(spec.locks), package.name, lock.target.name)
+        if lock_path is None:
+            raise WainError(
+                f"pylock.build-{package.name}.toml", "there is no such build lock", "wain lock"
+            )
         built = built_wheel(package, read_lock(lock_path), lock.target, wheelhouse)
         if built is None:
             what = f"has not been built for {lock.target.name} yet"

@@ -294,6 +294,26 @@ def test_nothing_outlives_wain(kept: Isolation, tmp_path: Path, how: signal.Sign
         assert not left.exists()
 
 
+def test_an_interrupted_wain_stops_its_builds(kept: Isolation, tmp_path: Path) -> None:
+    mark = str(uuid.uuid4())
+    found: list[Exception] = []
+
+    def build() -> None:
+        try:
+            run(kept, DAEMON.format(mark=mark, seconds=600), tmp_path, deadline=600)
+        except SandboxError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    _until(lambda: len(_running(mark)) >= 3)
+    hermetic.stop_running()
+    thread.join(15)
+    assert not thread.is_alive()
+    assert "stopped" in str(found[0])
+    _until(lambda: _running(mark) == [])
+
+
 def _until(condition: object, seconds: float = 15) -> None:
     assert callable(condition)
     end = time.monotonic() + seconds
