@@ -1,12 +1,13 @@
 """The proof that a lock can be installed: one file for each package on each target.
 
-Pure: given what a resolver found, the best wheel for the target by its own tags, else an sdist
-this machine can build; else an error that names target, package and what there is.
+Pure: given what a resolver found, the best wheel for the target by its own tags, else the
+sdist; else an error that names target, package and what there is. Whether an sdist can be built
+for a target that is not this machine's shows only when it is: see ``builder.locking``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -52,19 +53,17 @@ def prove(
     target: Target,
     packages: Iterable[Found],
     from_source: Iterable[str] = (),
-    unbuildable: Callable[[Found], str] = lambda _: "",
 ) -> tuple[Chosen, ...]:
     """The file of every package.
 
-    ``from_source``: names whose sdist is taken even where a wheel exists. ``unbuildable`` says
-    why this machine cannot build a package's sdist for the target, empty when it can. Raises
-    ProofError naming every package without a file.
+    ``from_source``: names whose sdist is taken even where a wheel exists. Raises ProofError
+    naming every package without a file.
     """
     forced = set(from_source)
     chosen: list[Chosen] = []
     gaps: list[Gap] = []
     for package in packages:
-        outcome = choose(target, package, package.name in forced, unbuildable)
+        outcome = choose(target, package, package.name in forced)
         if isinstance(outcome, Gap):
             gaps.append(outcome)
         else:
@@ -74,12 +73,7 @@ def prove(
     return tuple(chosen)
 
 
-def choose(
-    target: Target,
-    package: Found,
-    from_source: bool,
-    unbuildable: Callable[[Found], str] = lambda _: "",
-) -> Chosen | Gap:
+def choose(target: Target, package: Found, from_source: bool) -> Chosen | Gap:
     """The best file of one package, or why there is none."""
     wheel = None if from_source else best_wheel(target, package.files)
     if wheel is not None:
@@ -87,10 +81,6 @@ def choose(
     sdist = next((file for file in package.files if file.kind == "sdist"), None)
     if sdist is None:
         return Gap(package.name, package.version, _lacking(target, package, from_source))
-    reason = unbuildable(package)
-    if reason:
-        what = f"only the sdist {sdist.filename} fits, and {reason}"
-        return Gap(package.name, package.version, what)
     return Chosen(package, sdist, "sdist")
 
 

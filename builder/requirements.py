@@ -235,6 +235,14 @@ def project_requirements(
     return lines
 
 
+def project_name(folder: Path) -> str:
+    """The normalised name of the package in a folder. Raises UsageError."""
+    document = load_toml(folder / "pyproject.toml", "pyproject.toml")
+    if "project" not in document.data:
+        raise UsageError("pyproject.toml", "has no [project] table, so the package has no name")
+    return canonicalize_name(document.root.table("project").string("name"))
+
+
 def project_python(folder: Path) -> SpecifierSet:
     """The Python versions the package in a folder says it runs on."""
     project = load_toml(folder / "pyproject.toml", "pyproject.toml").root.table("project")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder import resolve_pip, resolve_uv
-from builder.interpreter import find
 from builder.pages import IndexFile, name_and_version
 from builder.proof import Chosen, ProofError, prove
 from builder.requirements import Inputs, inputs_from, project_python, read_inputs
 from builder.resolution import Found, Gate, Question, ResolveError, Resolver
 from builder.sources import Sources, sources_of
 from builder.spec import BuildSpec
+from builder.tools import can_build, interpreter_for, is_native
 from builder.urls import file_url, is_file_url, mask, path_of, without_credentials
 from images.errors import UsageError, WainError
 from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
@@ -81,12 +80,21 @@ def resolve_target(
         constraints=asked.constraints,
         options=asked.options,
         sources=with_file_options(sources_of(spec), asked),
-        from_source=spec.from_source,
+        from_source=_from_source(spec, target, say),
         exclude_newer=spec.exclude_newer,
         keep=keep,
         upgrade=moves,
     )
     return _answer(question, spec, previous, inputs_digest(spec, asked, target), say)
+
+
+def _from_source(spec: BuildSpec, target: Target, say: Say) -> tuple[str, ...]:
+    """The names to build for a target: none where this machine cannot, there wheels must do."""
+    if not spec.from_source or can_build(target):
+        return spec.from_source
+    names = ", ".join(spec.from_source)
+    say(f"target {target.name}: this machine cannot build for it, so wheels of {names} are taken")
+    return ()
 
 
 def resolve_requirements(
@@ -95,6 +103,7 @@ def resolve_requirements(
     spec: BuildSpec,
     *,
     previous: Lock | None = None,
+    upgrade: Mapping[str, str] | None = None,
     origin: str = "build requirements",
     say: Say = lambda _: None,
 ) -> Lock:
@@ -111,6 +120,7 @@ def resolve_requirements(
         sources=sources_of(spec),
         exclude_newer=spec.exclude_newer,
         keep={} if previous is None else {p.name: p.version for p in previous.packages},
+        upgrade=upgrade or {},
     )
     digest = _digest({"build": sorted(line.text for line in asked.requirements)})
     return _answer(question, spec, previous, digest, say)
@@ -150,19 +160,6 @@ def _canonical(text: str) -> str:
 def _digest(document: object) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_native(target: Target) -> bool:
-    """Whether this machine could run what is built for the target: its machine and libc."""
-    return target.platform in Target.running().platforms()
-
-
-def interpreter_for(target: Target) -> Path | None:
-    """An interpreter of the target's minor version and ABI here: the running one if it fits."""
-    if Target.running().python == target.python:
-        return Path(sys.executable)
-    found = find(target.python) if not target.python.endswith("t") else None
-    return Path(found.executable) if found is not None else None
 
 
 def choose_resolver(spec_resolver: str, target: Target) -> Resolver:
@@ -234,9 +231,8 @@ def _proved(question: Question, found: tuple[Found, ...]) -> tuple[Chosen, ...]:
     A resolver lists the files of one index; the proof looks at those of the others too before
     it says that there is none.
     """
-    unbuildable = _unbuildable(question.target)
     try:
-        return prove(question.target, found, question.from_source, unbuildable)
+        return prove(question.target, found, question.from_source)
     except ProofError as error:
         lacking = {gap.name for gap in error.gaps}
     from builder.client import IndexClient
@@ -246,7 +242,7 @@ def _proved(question: Question, found: tuple[Found, ...]) -> tuple[Chosen, ...]:
             _with_all_files(package, client) if package.name in lacking else package
             for package in found
         )
-    return prove(question.target, found, question.from_source, unbuildable)
+    return prove(question.target, found, question.from_source)
 
 
 def _with_all_files(package: Found, client: IndexClient) -> Found:
@@ -284,15 +280,6 @@ def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[
             )
             for package in found
         )
-
-
-def _unbuildable(target: Target) -> Callable[[Found], str]:
-    """Why this machine could not build for the target; the same for every package."""
-    if is_native(target):
-        if interpreter_for(target) is not None:
-            return lambda _: ""
-        return lambda _: f"there is no Python {target.python} here to build it with"
-    return lambda _: f"this machine cannot build for {target.platform}"
 
 
 def _web(sources: Sources) -> Callable[[], Web]:

@@ -1,0 +1,254 @@
+"""Locks to a full wheelhouse: wheels fetched by hash, sdists and the project itself built.
+
+Nothing is resolved here and no index is asked while something is built: what a build needs was
+locked, and is fetched before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from builder import places
+from builder.buildlock import find_build_lock
+from builder.built import WheelFile, built_wheel
+from builder.fetch import Fetched, fetch
+from builder.requirements import project_name
+from builder.sdist import Built, build_project, build_sdist
+from builder.sources import sources_of
+from builder.spec import BuildSpec, TargetSpec
+from builder.tools import build_interpreter
+from images.errors import WainError
+from wheelhouse.index import Wheelhouse
+from wheelhouse.lock import Lock, LockedPackage, read_lock
+from wheelhouse.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+class Made(NamedTuple):
+    """A wheel of the wheelhouse. ``source``: ``index``, ``built`` or ``kept``.
+
+    ``isolation`` says how a build was kept apart from this machine; ``log`` is its log.
+    """
+
+    file: str
+    sha256: str
+    source: str
+    seconds: float
+    targets: tuple[str, ...] = ()
+    isolation: str = ""
+    log: str = ""
+
+
+class _Task(NamedTuple):
+    """One sdist to build for one target."""
+
+    package: LockedPackage
+    build_lock: Lock
+    target: Target
+
+
+def fill(
+    spec: BuildSpec,
+    targets: Sequence[TargetSpec],
+    *,
+    jobs: int = 0,
+    reproduce: bool = False,
+    on_progress: Progress = _silent,
+) -> list[Made]:
+    """Bring everything the targets' locks name into the wheelhouse.
+
+    ``reproduce`` builds every sdist twice in different folders and compares the bytes. Raises
+    WainError and WheelhouseError; what was done before stays, and the same call continues.
+    """
+    wheelhouse = Wheelhouse(spec.wheelhouse)
+    locks = {target.name: lock_of(spec, target) for target in targets}
+    tasks, kept = _tasks(spec, locks, wheelhouse, reproduce)
+    built_names = {task.package.file.sha256 for task in tasks}
+    wanted = [
+        Lock(
+            lock.target,
+            tuple(p for p in lock.packages if p.kind == "wheel" or p.file.sha256 in built_names),
+        )
+        for lock in locks.values()
+    ]
+    project_locks = _project_locks(spec, targets)
+    fetched = fetch(
+        [*wanted, *(task.build_lock for task in tasks), *project_locks.values()],
+        wheelhouse,
+        sources_of(spec),
+        jobs=jobs,
+        places=places.recall(Path(spec.folder)),
+        on_progress=on_progress,
+    )
+    by_target = _targets_by_hash(locks)
+    made = [_made(one, by_target) for one in fetched if one.sha256 in by_target]
+    made += kept
+    made += _build_all(tasks, wheelhouse, jobs, reproduce, on_progress)
+    for target in targets:
+        if spec.project:
+            done = make_project(
+                spec, target, wheelhouse, reproduce=reproduce, on_progress=on_progress
+            )
+            made.append(_from_build(done, target.name))
+    return sorted(made, key=lambda one: one.file)
+
+
+def lock_of(spec: BuildSpec, target: TargetSpec) -> Lock:
+    """The lock of a target. Raises WainError when there is none, or one for another target."""
+    path = Path(spec.lock_path(target.name))
+    where = f"locks/{path.name}"
+    if not path.exists():
+        raise WainError(where, f"there is no lock for target {target.name}", "wain lock")
+    lock = read_lock(path)
+    wanted = target.target()
+    if (lock.target.python, lock.target.platform) != (wanted.python, wanted.platform):
+        raise WainError(
+            where,
+            f"is for Python {lock.target.python} on {lock.target.platform}, the target is "
+            f"Python {wanted.python} on {wanted.platform}",
+            "wain lock",
+        )
+    return lock
+
+
+def build_lock_of(spec: BuildSpec, name: str, target: str) -> Lock:
+    """The build lock of a package for a target. Raises WainError when there is none."""
+    path = find_build_lock(Path(spec.locks), name, target)
+    if path is None:
+        raise WainError(f"locks/pylock.build-{name}.toml", f"{name} has no build lock", "wain lock")
+    return read_lock(path)
+
+
+def make_project(
+    spec: BuildSpec,
+    target: TargetSpec,
+    wheelhouse: Wheelhouse,
+    *,
+    reproduce: bool = False,
+    on_progress: Progress = _silent,
+) -> Built:
+    """The wheel of the project itself for a target, built unless nothing of it changed.
+
+    The files of its build lock are fetched where they are missing. Raises WainError.
+    """
+    full = lock_of(spec, target).target
+    folder = Path(spec.project)
+    build_lock = build_lock_of(spec, project_name(folder), target.name)
+    fetch(
+        build_lock,
+        wheelhouse,
+        sources_of(spec),
+        places=places.recall(Path(spec.folder)),
+        on_progress=on_progress,
+    )
+    return build_project(
+        folder,
+        build_lock,
+        wheelhouse,
+        full,
+        build_interpreter(full),
+        on_progress=on_progress,
+        reproduce=reproduce,
+    )
+
+
+def _tasks(
+    spec: BuildSpec, locks: dict[str, Lock], wheelhouse: Wheelhouse, reproduce: bool
+) -> tuple[list[_Task], list[Made]]:
+    """What has to be built, and what was."""
+    tasks: list[_Task] = []
+    kept: list[Made] = []
+    for name, lock in locks.items():
+        for package in lock.packages:
+            if package.kind != "sdist":
+                continue
+            build_lock = build_lock_of(spec, package.name, name)
+            wheel = built_wheel(package, build_lock, lock.target, wheelhouse)
+            if wheel is not None and not reproduce:
+                kept.append(_kept(wheel, name))
+            else:
+                tasks.append(_Task(package, build_lock, lock.target))
+    return tasks, kept
+
+
+def _kept(wheel: WheelFile, target: str) -> Made:
+    return Made(wheel.filename, wheel.sha256, "kept", 0.0, (target,))
+
+
+def _project_locks(spec: BuildSpec, targets: Sequence[TargetSpec]) -> dict[str, Lock]:
+    if not spec.project:
+        return {}
+    name = project_name(Path(spec.project))
+    return {target.name: build_lock_of(spec, name, target.name) for target in targets}
+
+
+def _targets_by_hash(locks: dict[str, Lock]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name, lock in locks.items():
+        for package in lock.packages:
+            if package.kind == "wheel":
+                found[package.file.sha256] = (*found.get(package.file.sha256, ()), name)
+    return found
+
+
+def _made(one: Fetched, by_target: dict[str, tuple[str, ...]]) -> Made:
+    return Made(one.file, one.sha256, one.source, one.seconds, by_target[one.sha256])
+
+
+def _from_build(built: Built, target: str) -> Made:
+    return Made(
+        built.file,
+        built.sha256,
+        built.source,
+        built.seconds,
+        (target,),
+        built.isolation,
+        str(built.log_path),
+    )
+
+
+def _build_all(
+    tasks: Iterable[_Task],
+    wheelhouse: Wheelhouse,
+    jobs: int,
+    reproduce: bool,
+    on_progress: Progress,
+) -> list[Made]:
+    ordered = list(tasks)
+    if not ordered:
+        return []
+    lock, done = threading.Lock(), 0
+
+    def build(task: _Task) -> Made:
+        nonlocal done
+        sdist = wheelhouse.path(task.package.file.filename)
+        built = build_sdist(
+            sdist,
+            task.build_lock,
+            wheelhouse,
+            task.target,
+            build_interpreter(task.target),
+            reproduce=reproduce,
+        )
+        with lock:
+            done += 1
+            on_progress("building from source", done, len(ordered))
+        return _from_build(built, task.target.name)
+
+    on_progress("building from source", 0, len(ordered))
+    with ThreadPoolExecutor(jobs or 2) as pool:
+        running = [pool.submit(build, task) for task in ordered]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
