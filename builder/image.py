@@ -13,6 +13,7 @@ from builder import image_lock
 from builder.assemble import Image, Options, Wheel, assemble
 from builder.image_lock import ImageDiffersError, LockedImage
 from builder.interpreter import find
+from builder.project import project_wheel
 from builder.spec import BuildSpec, TargetSpec
 from builder.wheels import wheels_of
 from images.catalog import Catalog, ImageDocument, ImageTarget, PackageRecord
@@ -71,7 +72,7 @@ def build_image(
     ``locks/image.<target>.txt`` names, else ImageDiffersError and nothing is tagged; without,
     that file is written. Raises WainError and WheelhouseError.
     """
-    plan = _Plan.of(spec, target)
+    plan = _Plan.of(spec, target, on_progress)
     path = image_lock.image_lock_path(spec.locks, target.name)
     expected = image_lock.read(path) if locked else None
     store = catalog.store
@@ -103,7 +104,7 @@ def check_image(
 
     Raises ImageDiffersError when the result is not the same image.
     """
-    plan = _Plan.of(spec, target)
+    plan = _Plan.of(spec, target, on_progress)
     jobs = jobs or default_jobs()
     with tempfile.TemporaryDirectory(prefix="wain-check-") as folder:
         again = plan.backwards().assemble(Store(folder), 1 if jobs > 1 else 2, on_progress)
@@ -134,7 +135,7 @@ class _Plan:
     interpreter: Interpreter | None
 
     @classmethod
-    def of(cls, spec: BuildSpec, target: TargetSpec) -> _Plan:
+    def of(cls, spec: BuildSpec, target: TargetSpec, on_progress: Progress | None) -> _Plan:
         lock = _lock_of(spec, target)
         wheelhouse = Wheelhouse(spec.wheelhouse)
         options = Options(spec.name, spec.bytecode, spec.prune)
@@ -143,7 +144,11 @@ class _Plan:
             interpreter = find(lock.target.python)
             if interpreter is None:
                 raise NoInterpreterError(lock.target)
-        return cls(lock, tuple(wheels_of(lock, spec, wheelhouse)), options, interpreter)
+        wheels = wheels_of(lock, spec, wheelhouse)
+        if spec.project:
+            wheels.append(project_wheel(spec, lock.target, wheelhouse, on_progress=on_progress))
+        _one_of_each(wheels)
+        return cls(lock, tuple(wheels), options, interpreter)
 
     def backwards(self) -> _Plan:
         return _Plan(self.lock, self.wheels[::-1], self.options, self.interpreter)
@@ -158,6 +163,19 @@ class _Plan:
             jobs=jobs,
             on_progress=on_progress,
         )
+
+
+def _one_of_each(wheels: list[Wheel]) -> None:
+    """The project may not be among its own requirements under the same name."""
+    seen: set[str] = set()
+    for wheel in wheels:
+        if wheel.name in seen:
+            raise WainError(
+                wheel.path.name,
+                f"{wheel.name} is in the lock and is the project itself",
+                "leave it out of the requirements",
+            )
+        seen.add(wheel.name)
 
 
 def _lock_of(spec: BuildSpec, target: TargetSpec) -> Lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import tomllib
@@ -14,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 
+from builder.tracked import tracked_files
 from images.errors import WainError
 from wheelhouse.sdistcheck import check_sdist
 from wheelhouse.text import bare, shown
@@ -30,6 +32,8 @@ _NOT_SOURCE = frozenset(
 )  # fmt: skip
 # At the top of a project these are made by builds or by wain, unless they are packages.
 _MADE = frozenset({"build", "dist", "locks"})
+# Tracked, but made from the sources: an image's own lock may not change the image.
+_LOCK = re.compile(r"locks/(?:image\.[^/]*\.txt|pylock\.[^/]*\.toml)")
 
 
 class SourceError(WainError):
@@ -142,15 +146,16 @@ def checked_requirements(requires: list[str], where: str) -> list[str]:
 def copy_project(source: Path, folder: Path, with_history: bool) -> str:
     """Copy a project's tree for a build and return its digest (sha256, hex).
 
-    Left out: version control (unless ``with_history``, for backends that read the version
-    from it), caches, virtual environments, and what builds and wain itself leave at the top.
+    Of a git repository the tracked files are taken. Left out: version control (unless
+    ``with_history``, for backends that read the version from it), caches, virtual
+    environments, and what builds and wain itself leave at the top.
     The digest covers paths, executable bits and bytes; ``.git`` is not in it.
     Raises :class:`SourceError`.
     """
     digest = hashlib.sha256()
     try:
         folder.mkdir()
-        for path in _project_files(source, source, top=True):
+        for path in _source_files(source):
             relative = path.relative_to(source)
             executable = bool(path.stat().st_mode & 0o100)
             target = folder / relative
@@ -172,9 +177,23 @@ def copy_project(source: Path, folder: Path, with_history: bool) -> str:
 def project_files(source: Path) -> list[Path]:
     """The files of a project's tree that its build gets to see. Raises :class:`SourceError`."""
     try:
-        return list(_project_files(source, source, top=True))
+        return list(_source_files(source))
     except OSError as error:
         raise SourceError(str(source), f"cannot be read: {error.strerror}") from None
+
+
+def _source_files(source: Path) -> Iterator[Path]:
+    """What git tracks, else every file that is no trace of work on it; never what wain made."""
+    tracked = tracked_files(source)
+    if tracked is None:
+        yield from _project_files(source, source, top=True)
+        return
+    for path in tracked:
+        if _LOCK.fullmatch(path.relative_to(source).as_posix()):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
+            raise SourceError(str(path), "is a link to a file outside the project")
+        yield path
 
 
 def _project_files(folder: Path, root: Path, top: bool = False) -> Iterator[Path]:

@@ -39,9 +39,8 @@ def _wheel(package: LockedPackage, lock: Lock, spec: BuildSpec, wheelhouse: Whee
     else:
         lock_path = find_build_lock(Path(spec.locks), package.name, lock.target.name)
         if lock_path is None:
-            raise WainError(
-                f"pylock.build-{package.name}.toml", "there is no such build lock", "wain lock"
-            )
+            where = f"locks/pylock.build-{package.name}.toml"
+            raise WainError(where, "there is no such build lock", "wain lock")
         built = built_wheel(package, read_lock(lock_path), lock.target, wheelhouse)
         if built is None:
             what = f"has not been built for {lock.target.name} yet"
