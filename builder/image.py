@@ -87,7 +87,7 @@ def build_image(
         document = _document(plan, image)
         catalog.put_document(document)
         for tag in tags:
-            catalog.tag(tag, image.id)
+            catalog.tag(tag, image.id, target.name)
     changed = not locked and image_lock.write(path, found)
     return Built(image, document, changed)
 

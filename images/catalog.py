@@ -11,8 +11,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 from images import durable
 from images.errors import UsageError, WainError
@@ -52,6 +52,8 @@ class ImageDocument:
 
     ``lock`` is the digest of the lock, ``interpreter`` the release that compiled its bytecode
     (empty without bytecode), ``created`` UTC in ISO 8601 (for people, never for ordering).
+    ``aliases`` are other names the same image was made under: projects share a store, and
+    equal files are one image.
     """
 
     id: str
@@ -61,6 +63,7 @@ class ImageDocument:
     lock: str
     interpreter: str
     created: str
+    aliases: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The document as it is stored and shown."""
@@ -75,6 +78,7 @@ class ImageDocument:
             "lock": self.lock,
             "interpreter": self.interpreter,
             "created": self.created,
+            **({"aliases": list(self.aliases)} if self.aliases else {}),
         }
 
     @classmethod
@@ -94,6 +98,7 @@ class ImageDocument:
                     for package in data["packages"]
                 ),
                 created=_text(data["created"]),
+                aliases=tuple(_text(name) for name in data.get("aliases", [])),
                 **texts,
             )
         except (KeyError, TypeError) as error:
@@ -133,7 +138,11 @@ class Catalog:
         return f"{self.store.root}/images/{image_id}.json"
 
     def put_document(self, document: ImageDocument) -> None:
-        """Keep an image's document; replaces an older one. Raises WainError."""
+        """Keep an image's document; replaces an older one, but for its names.
+
+        Raises WainError.
+        """
+        document = replace(document, aliases=self._other_names(document))
         data = (json.dumps(document.to_json(), indent=1) + "\n").encode()
         path = self._path(document.id)
         try:
@@ -141,6 +150,13 @@ class Catalog:
             durable.write_file(path, data, f"{path}.{os.urandom(6).hex()}")
         except OSError as error:
             raise WainError(path, error.strerror or str(error)) from None
+
+    def _other_names(self, document: ImageDocument) -> tuple[str, ...]:
+        names = set(document.aliases)
+        with suppress(WainError):  # none yet, or one that is replaced because it is damaged
+            older = self.document(document.id)
+            names.update(older.aliases, {older.name})
+        return tuple(sorted(names - {document.name}))
 
     def document(self, image_id: str) -> ImageDocument:
         """An image's document. Raises WainError."""
@@ -197,8 +213,8 @@ class Catalog:
         finally:
             os.close(descriptor)
 
-    def tag(self, tag: str, image_id: str) -> None:
-        """Let *tag* name an image for the image's target. Raises WainError.
+    def tag(self, tag: str, image_id: str, target: str = "") -> None:
+        """Let *tag* name an image for *target*, else for the image's own. Raises WainError.
 
         Who has just made the image still holds ``store.writing()``, so that no collection
         comes between.
@@ -206,7 +222,7 @@ class Catalog:
         check_tag(tag)
         document = self.document(image_id)
         with self._changing() as tags:
-            tags.setdefault(tag, {})[document.target.name] = image_id
+            tags.setdefault(tag, {})[target or document.target.name] = image_id
 
     def untag(self, tag: str, target: str = "") -> list[str]:
         """Remove a tag, for one target or all; the image ids it named. Raises WainError."""
@@ -234,7 +250,7 @@ class Catalog:
         found = {
             target: image_id
             for target, image_id in by_target.items()
-            if self.document(image_id).name == base
+            if base in self._names(image_id)
         }
         if found:
             return found
@@ -243,6 +259,10 @@ class Catalog:
             return {self.document(image_id).target.name: image_id}
         what = f"no image {name!a} is tagged in this project"
         raise WainError(self.project, what, known(tags) if tags else "wain image build")
+
+    def _names(self, image_id: str) -> tuple[str, ...]:
+        document = self.document(image_id)
+        return (document.name, *document.aliases)
 
     def resolve(self, name: str, target: str = "") -> str:
         """The one image id a name means for a target (its name; empty when one is enough)."""

@@ -120,7 +120,7 @@ def run_tag(args: argparse.Namespace, out: Output) -> int:
         if args.target:
             found = {args.target: catalog.resolve(args.image, args.target)}
         for target, image_id in sorted(found.items()):
-            catalog.tag(args.tag, image_id)
+            catalog.tag(args.tag, image_id, target)
             out.say(f"{args.tag} is now {short(image_id)} for {target}")
     out.result({"tag": args.tag, "images": found})
     return 0

@@ -90,6 +90,7 @@ def test_documents_and_tags(project: Path) -> None:
     assert catalog.resolve("shop") == catalog.resolve("shop:v1") == built.image.id
     document = catalog.document(built.image.id)
     assert document == built.document
+    assert document.aliases == ()
     assert document.interpreter
     assert document.target.name == "prod"
 
@@ -99,7 +100,7 @@ def test_two_projects_with_the_same_files(tmp_path: Path) -> None:
     ids, catalogs = set(), {}
     for name in ("one", "two"):
         folder = make_project(tmp_path / name, git=False)
-        text = (folder / "wain.toml").read_text().replace('project = "."', "")
+        text = (folder / "wain.toml").read_text().replace('project = "."', 'requirements = ["dep"]')
         (folder / "wain.toml").write_text(text.replace('"shop"', f'"{name}"'))
         ids.add(build(folder).image.id)
         catalogs[name] = Catalog(Store(default_store()), str(folder))
