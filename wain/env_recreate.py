@@ -291,6 +291,7 @@ def _build(
 ) -> tuple[str, list[str]]:
     """Lock where there is no lock, then build the image; its id and the files that decide it."""
     from builder.env_inputs import deciding_files, lock_problem
+    from builder.wheels import MissingWheelError
 
     target = _choose(spec, args.target)
     problem = lock_problem(spec, target)
@@ -299,7 +300,12 @@ def _build(
             raise DifferenceError(spec.lock_path(target.name), problem, "wain lock")
         out.say(f"{os.path.relpath(spec.lock_path(target.name), folder)}: {problem}, locking")
         _command(out, "wain.lock", folder, ["--target", target.name])
-    result = _command(out, "wain.image_build", folder, ["--target", target.name])
+    words = ["--target", target.name]
+    try:
+        result = _command(out, "wain.image_build", folder, words)
+    except MissingWheelError:
+        _command(out, "wain.build", folder, words)
+        result = _command(out, "wain.image_build", folder, words)
     images = result.get("images")
     if not isinstance(images, dict) or target.name not in images:
         raise WainError(folder, f"no image was built for target {target.name}")

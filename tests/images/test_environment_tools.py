@@ -37,8 +37,9 @@ class Place(NamedTuple):
 
     def say(self, code: str, *options: str) -> str:
         done = subprocess.run(
-            [self.python, *options, "-c", code], capture_output=True, text=True, check=True
-        )
+            [self.python, *options, "-c", code],
+            capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
         return done.stdout.strip()
 
     def site(self) -> Path:
