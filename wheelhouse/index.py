@@ -6,6 +6,7 @@ Layout::
     <folder>/*.whl.metadata          exact copies of their METADATA (PEP 658)
     <folder>/simple/                 the index's pages, HTML and JSON
     <folder>/.meta/files/<project>/  one small JSON file a file: hash, times, inode
+    <folder>/.meta/format            "wain-wheelhouse 1"
     <folder>/.meta/lock              held (flock) while anything visible changes
     <folder>/.staging/               files on their way in; see wheelhouse.staging
 
@@ -17,12 +18,9 @@ and read at once.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-import stat
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,18 +30,18 @@ from packaging.utils import canonicalize_name
 from wheelhouse import why
 from wheelhouse.entry import Entry, in_order, parse_filename
 from wheelhouse.errors import UsageError, WheelhouseError
-from wheelhouse.files import sync_folder
+from wheelhouse.files import sync_folder, write_atomically
+from wheelhouse.incoming import checked, take
 from wheelhouse.notes import Notes
-from wheelhouse.sdistcheck import check_sdist
 from wheelhouse.site import Site
-from wheelhouse.staging import INTENT, Stage, abandoned, locked, open_stage, write_file
+from wheelhouse.staging import INTENT, Stage, abandoned, locked, open_stage
 from wheelhouse.target import Target
 from wheelhouse.text import bare, shown
 from wheelhouse.verify import METADATA_SUFFIX, Problem, Progress, verify
-from wheelhouse.wheel import WheelError, check_wheel, file_sha256
+from wheelhouse.wheel import WheelError
 from wheelhouse.zipcheck import Limits, Refused
 
-_BLOCK = 1 << 20
+_FORMAT = b"wain-wheelhouse 1\n"
 
 
 class HashMismatch(WheelhouseError):
@@ -63,6 +61,7 @@ class Wheelhouse:
         self._limits = limits
         self._notes = Notes(self.folder)
         self._site = Site(self.folder / "simple")
+        self._format_known = False
 
     # --- places ----------------------------------------------------------------------------
 
@@ -81,6 +80,7 @@ class Wheelhouse:
         A file that looks different from the one that was hashed is hashed again: with the
         same bytes (a copied wheelhouse) it stays known, with others it is corrupt and None.
         """
+        self._check_format()
         noted = self._notes.read(filename)
         entry = self._notes.look(noted) if noted is not None else None
         if entry is not None and entry != noted:
@@ -111,6 +111,7 @@ class Wheelhouse:
 
         Costs a stat and a small read a file; only what looks changed is hashed.
         """
+        self._check_format()
         pairs = list(self._notes.current(project))
         changed = [entry for noted, entry in pairs if entry is not noted]
         if changed:
@@ -161,52 +162,16 @@ class Wheelhouse:
         with self._stage() as stage:
             staged = stage.folder / name
             try:
-                digest = _take(source, staged, move)
+                digest = take(source, staged, move)
             except OSError as error:
                 raise WheelhouseError(
                     bare(name), f"cannot be read or copied: {error.strerror}"
                 ) from None
             if sha256 is not None and digest != sha256:
                 raise HashMismatch(name, sha256, digest)
-            entry = self._checked(stage, staged, digest, upload_time, target)
+            entry = checked(staged, digest, upload_time, target, self._limits)
             with self._lock():
                 return self._publish(stage, entry)
-
-    def _checked(
-        self,
-        stage: Stage,
-        staged: Path,
-        digest: str,
-        upload_time: datetime | None,
-        target: Target | None,
-    ) -> Entry:
-        metadata: bytes | None = None
-        if parse_filename(staged.name).kind == "wheel":
-            wheel = check_wheel(staged, target=target, sha256=digest, limits=self._limits)
-            metadata, requires_python = wheel.metadata, wheel.requires_python
-            path = stage.folder / (staged.name + METADATA_SUFFIX)
-            write_file(path, metadata, durable=True)
-        else:
-            requires_python = check_sdist(staged, limits=self._limits).requires_python
-        handle = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fchmod(handle, 0o644)
-            os.fsync(handle)
-            status = os.fstat(handle)
-        finally:
-            os.close(handle)
-        now = datetime.now(UTC)
-        return Entry(
-            filename=staged.name,
-            sha256=digest,
-            size=status.st_size,
-            requires_python=requires_python,
-            metadata_sha256=hashlib.sha256(metadata).hexdigest() if metadata else None,
-            upload_time=upload_time.astimezone(UTC) if upload_time else now,
-            first_seen=now,
-            mtime_ns=status.st_mtime_ns,
-            inode=status.st_ino,
-        )
 
     def _publish(self, stage: Stage, entry: Entry) -> Entry:
         """Make a checked file visible; the lock is held."""
@@ -293,6 +258,7 @@ class Wheelhouse:
 
         Changes no file, but what an interrupted process left is settled first.
         """
+        self._check_format()
         if self.folder.is_dir():
             with contextlib.suppress(WheelhouseError), self._stage():
                 pass
@@ -308,9 +274,12 @@ class Wheelhouse:
     @contextlib.contextmanager
     def _stage(self) -> Iterator[Stage]:
         """A staging folder; before that, whatever an earlier process left is settled."""
+        self._check_format()
         try:
             self._notes.root.mkdir(parents=True, exist_ok=True)
             (self.folder / ".staging").mkdir(exist_ok=True)
+            if not self._format_known:
+                write_atomically(self.folder / ".meta" / "format", _FORMAT)
         except OSError as error:
             raise WheelhouseError(
                 bare(str(self.folder)), f"cannot be created: {error.strerror}"
@@ -322,6 +291,23 @@ class Wheelhouse:
             yield stage
         finally:
             stage.close()
+
+    def _check_format(self) -> None:
+        """Refuse a wheelhouse another version of wain has written in another form."""
+        if self._format_known:
+            return
+        try:
+            found = (self.folder / ".meta" / "format").read_bytes()
+        except OSError:
+            return
+        if found != _FORMAT:
+            raise WheelhouseError(
+                bare(str(self.folder)),
+                f"is a wheelhouse of the form {shown(found.decode('ascii', 'replace').strip())}, "
+                f"expected {shown(_FORMAT.decode().strip())}",
+                "another version of wain made it; use that one, or another folder",
+            )
+        self._format_known = True
 
     def _settle(self) -> None:
         """Finish or undo what interrupted processes began; the lock is held."""
@@ -337,36 +323,6 @@ class Wheelhouse:
             elif "remove" in intent:
                 self._finish_remove(left, [str(name) for name in intent["remove"]])
             left.close()
-
-
-def _take(source: Path | BinaryIO, staged: Path, move: bool) -> str:
-    """Bring the source's bytes to ``staged``; their sha256."""
-    if isinstance(source, Path):
-        if not stat.S_ISREG(source.stat().st_mode):
-            raise OSError(None, "not a regular file")
-        if move:
-            with contextlib.suppress(OSError):
-                source.replace(staged)
-                handle = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    return file_sha256(handle)
-                finally:
-                    os.close(handle)
-        with source.open("rb") as stream:
-            digest = _copy(stream, staged)
-        if move:
-            source.unlink(missing_ok=True)
-        return digest
-    return _copy(source, staged)
-
-
-def _copy(stream: BinaryIO, staged: Path) -> str:
-    digest = hashlib.sha256()
-    with staged.open("xb") as out:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            out.write(block)
-    return digest.hexdigest()
 
 
 def parse_requirement(requirement: Requirement | str) -> Requirement:

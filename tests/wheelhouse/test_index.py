@@ -75,6 +75,17 @@ def test_from_a_stream_and_by_moving(tmp_path: Path, house: Wheelhouse) -> None:
     assert [entry.name for entry in house.files()] == ["demo", "other"]
 
 
+def test_a_link_is_never_moved_in(tmp_path: Path, house: Wheelhouse) -> None:
+    (tmp_path / "in").mkdir()
+    path = make_wheel(tmp_path)
+    link = tmp_path / "in" / path.name
+    link.symlink_to(path)
+    entry = house.add(link, move=True)
+    assert not house.path(entry.filename).is_symlink()
+    assert path.exists()
+    assert not link.exists()
+
+
 def test_a_refused_file_that_was_to_be_moved_is_gone(tmp_path: Path, house: Wheelhouse) -> None:
     bad = tmp_path / "demo-1.0-py3-none-any.whl"
     bad.write_bytes(b"no wheel")
@@ -464,6 +475,20 @@ def test_unreadable_notes_are_as_good_as_none(tmp_path: Path, house: Wheelhouse)
         assert [problem.what for problem in house.verify()][:1] == ["unlisted"]
     house.add(house.folder / entry.filename)
     assert house.verify() == ()
+
+
+@pytest.mark.parametrize("found", ["wain-wheelhouse 2\n", "wain-wheelhouse 0\n", "", "\x1b[2J"])
+def test_another_format_is_one_clear_error(found: str, tmp_path: Path, house: Wheelhouse) -> None:
+    path = make_wheel(tmp_path)
+    house.add(path)
+    (house.folder / ".meta" / "format").write_text(found)
+    other = Wheelhouse(house.folder)
+    for use in (other.files, other.verify, other.write_pages, lambda: other.add(path)):
+        with pytest.raises(WheelhouseError, match="is a wheelhouse of the form") as caught:
+            use()
+        assert str(caught.value).isprintable()
+    with pytest.raises(WheelhouseError, match="expected 'wain-wheelhouse 1'"):
+        other.has(path.name, "0" * 64)
 
 
 # --- others at the same time, and interruptions ----------------------------------------------

@@ -61,8 +61,9 @@ def test_refused_without_a_trace(kind: Kind, tmp_path: Path) -> None:
     assert message.isprintable()
     assert message.split(": ")[1] == kind.rule
     assert "Traceback" not in message
-    # Nothing anywhere: no file, no staging folder, no page, no note but the lock itself.
-    assert snapshot(tmp_path) - before <= {str(house.folder / ".meta" / "lock")}
+    # Nothing anywhere: no file, no staging folder, no page, no note.
+    own = {str(house.folder / ".meta" / name) for name in ("lock", "format")}
+    assert snapshot(tmp_path) - before <= own
     assert not list((house.folder / ".staging").iterdir()) if house.folder.exists() else True
     assert house.files() == ()
     assert not (house.folder / "simple").exists()

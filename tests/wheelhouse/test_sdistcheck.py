@@ -87,7 +87,8 @@ def refused(path: Path, house: Wheelhouse, rule: str = "W11") -> str:
     assert message.startswith(f"{path.name}: {rule}: ")
     assert message.isascii()
     assert message.isprintable()
-    assert snapshot(path.parent) - before <= {str(house.folder / ".meta" / "lock")}
+    own = {str(house.folder / ".meta" / name) for name in ("lock", "format")}
+    assert snapshot(path.parent) - before <= own
     assert list((house.folder / ".staging").iterdir()) == []
     return message
 
