@@ -11,20 +11,25 @@ from pathlib import Path
 
 from builder import image_lock
 from builder.assemble import Image, Options, Wheel, assemble
+from builder.fill import fill, lock_of
 from builder.image_lock import ImageDiffersError, LockedImage
 from builder.interpreter import find
 from builder.project import project_wheel
 from builder.spec import BuildSpec, TargetSpec
-from builder.wheels import wheels_of
+from builder.wheels import MissingWheelError, wheels_of
 from images.catalog import Catalog, ImageDocument, ImageTarget, PackageRecord
 from images.errors import UsageError, WainError
 from images.render import Interpreter
 from images.store import Store
 from wheelhouse.index import Wheelhouse
-from wheelhouse.lock import Lock, lock_digest, read_lock
+from wheelhouse.lock import Lock, lock_digest
 from wheelhouse.target import Target
 
 Progress = Callable[[str, int, int], None]
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
 
 
 class NoInterpreterError(UsageError):
@@ -64,20 +69,21 @@ def build_image(
     tags: tuple[str, ...] = ("latest",),
     locked: bool = False,
     jobs: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Progress = _silent,
 ) -> Built:
     """Assemble the image of a target, keep its document and tag it.
 
-    Everything must be in the wheelhouse already. With ``locked``, the image must be the one
+    What the wheelhouse lacks is fetched and built first. With ``locked``, the image must be the one
     ``locks/image.<target>.txt`` names, else ImageDiffersError and nothing is tagged; without,
     that file is written. Raises WainError and WheelhouseError.
     """
-    plan = _Plan.of(spec, target, on_progress)
+    jobs = jobs or default_jobs()
+    plan = _Plan.of(spec, target, jobs, on_progress)
     path = image_lock.image_lock_path(spec.locks, target.name)
     expected = image_lock.read(path) if locked else None
     store = catalog.store
     with store.writing():
-        image = plan.assemble(store, jobs or default_jobs(), on_progress)
+        image = plan.assemble(store, jobs, on_progress)
         found = locked_image(image)
         if expected:
             lines = image_lock.differences(expected, found)
@@ -98,14 +104,14 @@ def check_image(
     image: Image,
     *,
     jobs: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Progress = _silent,
 ) -> None:
     """Build again elsewhere and otherwise: a new store, the other order, another job count.
 
     Raises ImageDiffersError when the result is not the same image.
     """
-    plan = _Plan.of(spec, target, on_progress)
     jobs = jobs or default_jobs()
+    plan = _Plan.of(spec, target, jobs, on_progress)
     with tempfile.TemporaryDirectory(prefix="wain-check-") as folder:
         again = plan.backwards().assemble(Store(folder), 1 if jobs > 1 else 2, on_progress)
     lines = image_lock.differences(locked_image(image), locked_image(again))
@@ -135,8 +141,17 @@ class _Plan:
     interpreter: Interpreter | None
 
     @classmethod
-    def of(cls, spec: BuildSpec, target: TargetSpec, on_progress: Progress | None) -> _Plan:
-        lock = _lock_of(spec, target)
+    def of(cls, spec: BuildSpec, target: TargetSpec, jobs: int, on_progress: Progress) -> _Plan:
+        """The plan; what the wheelhouse lacks is fetched and built first."""
+        try:
+            return cls._of(spec, target, on_progress)
+        except MissingWheelError:
+            fill(spec, [target], jobs=jobs, on_progress=on_progress)
+            return cls._of(spec, target, on_progress)
+
+    @classmethod
+    def _of(cls, spec: BuildSpec, target: TargetSpec, on_progress: Progress) -> _Plan:
+        lock = lock_of(spec, target)
         wheelhouse = Wheelhouse(spec.wheelhouse)
         options = Options(spec.name, spec.bytecode, spec.prune)
         interpreter = None
@@ -146,14 +161,14 @@ class _Plan:
                 raise NoInterpreterError(lock.target)
         wheels = wheels_of(lock, spec, wheelhouse)
         if spec.project:
-            wheels.append(project_wheel(spec, lock.target, wheelhouse, on_progress=on_progress))
+            wheels.append(project_wheel(spec, lock.target, wheelhouse, on_progress))
         _one_of_each(wheels)
         return cls(lock, tuple(wheels), options, interpreter)
 
     def backwards(self) -> _Plan:
         return _Plan(self.lock, self.wheels[::-1], self.options, self.interpreter)
 
-    def assemble(self, store: Store, jobs: int, on_progress: Progress | None) -> Image:
+    def assemble(self, store: Store, jobs: int, on_progress: Progress) -> Image:
         return assemble(
             self.lock.target,
             self.wheels,
@@ -176,22 +191,6 @@ def _one_of_each(wheels: list[Wheel]) -> None:
                 "leave it out of the requirements",
             )
         seen.add(wheel.name)
-
-
-def _lock_of(spec: BuildSpec, target: TargetSpec) -> Lock:
-    path = Path(spec.lock_path(target.name))
-    if not path.exists():
-        raise WainError(_shown(path, spec), "there is no such lock", "wain lock")
-    lock = read_lock(path)
-    wanted = target.target()
-    if (lock.target.python, lock.target.platform) != (wanted.python, wanted.platform):
-        raise WainError(
-            _shown(path, spec),
-            f"is for Python {lock.target.python} on {lock.target.platform}, "
-            f"the target says {wanted.python} on {wanted.platform}",
-            "wain lock",
-        )
-    return lock
 
 
 def _document(plan: _Plan, image: Image) -> ImageDocument:

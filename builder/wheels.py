@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.assemble import Wheel
-from builder.buildlock import find_build_lock
 from builder.built import built_wheel
+from builder.fill import build_lock_of
 from builder.spec import BuildSpec
 from images.errors import WainError
 from wheelhouse.index import Wheelhouse
-from wheelhouse.lock import Lock, LockedPackage, read_lock
+from wheelhouse.lock import Lock, LockedPackage
 
 
 class MissingWheelError(WainError):
@@ -37,11 +37,8 @@ def _wheel(package: LockedPackage, lock: Lock, spec: BuildSpec, wheelhouse: Whee
             raise MissingWheelError(package.name, file.filename, what)
         path, digest = Path(wheelhouse.folder) / file.filename, file.sha256
     else:
-        lock_path = find_build_lock(Path(spec.locks), package.name, lock.target.name)
-        if lock_path is None:
-            where = f"locks/pylock.build-{package.name}.toml"
-            raise WainError(where, "there is no such build lock", "wain lock")
-        built = built_wheel(package, read_lock(lock_path), lock.target, wheelhouse)
+        build_lock = build_lock_of(spec, package.name, lock.target.name)
+        built = built_wheel(package, build_lock, lock.target, wheelhouse)
         if built is None:
             what = f"has not been built for {lock.target.name} yet"
             raise MissingWheelError(package.name, file.filename, what)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from builder import image
 from builder.image import Built, build_image, check_image
 from builder.image_lock import ImageDiffersError, LockedImage, differences, parse
 from builder.source_tree import project_files
-from builder.spec import load_spec
+from builder.spec import BuildSpec, TargetSpec, load_spec
 from builder.tracked import tracked_files
 from builder.wheels import MissingWheelError
 from images.catalog import Catalog, default_store
@@ -166,13 +167,24 @@ def test_check_builds_again_and_compares(project: Path, monkeypatch: pytest.Monk
         check_image(spec, spec.targets[0], built.image)
 
 
-def test_what_is_missing_is_named(project: Path) -> None:
-    for wheel in (project / ".wain" / "wheelhouse").glob("dep-*"):
-        wheel.unlink()
+def test_what_is_missing_is_fetched_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = project / ".wain" / "wheelhouse"
+    (wheel,) = house.glob("dep-*")
+    data = wheel.read_bytes()
+    wheel.unlink()
+    asked = []
+
+    def fill(spec: BuildSpec, targets: list[TargetSpec], **_: object) -> None:
+        asked.append([target.name for target in targets])
+
+    monkeypatch.setattr(image, "fill", fill)
     with pytest.raises(MissingWheelError, match=r"dep-1\.0-py3-none-any\.whl.*wain build"):
         build(project)
+    monkeypatch.setattr(image, "fill", lambda *_, **__: wheel.write_bytes(data))
+    build(project)
+    assert asked == [["prod"]]
     (project / "locks" / "pylock.prod.toml").unlink()
-    with pytest.raises(WainError, match=r"locks/pylock\.prod\.toml: there is no such lock"):
+    with pytest.raises(WainError, match=r"locks/pylock\.prod\.toml: there is no lock"):
         build(project)
 
 
