@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fleet.journal import Journal, now
+from fleet.session import Facts
 from images.errors import UsageError
 
 
@@ -193,3 +194,25 @@ def query_fact(journal: Journal, fact: str, specifier: str) -> list[Match]:
         if version is not None and wanted.contains(version, prereleases=True):
             found.append(Match(host, image, fact, value, seen))
     return found
+
+
+def moved(journal: Journal, hosts: Iterable[tuple[str, str | None, str | None, int]]) -> None:
+    """Note (host, image, previous, generation) of hosts that a roll-out has just moved."""
+    at = now()
+    with journal.transaction() as db:
+        db.executemany(
+            "UPDATE hosts SET image=?, previous=?, generation=?, seen=? WHERE name=?",
+            [
+                (image, previous, generation, at, host)
+                for host, image, previous, generation in hosts
+            ],
+        )
+
+
+def report_of(host: str, facts: Facts) -> Report:
+    """A host's hello as what it reported."""
+    state = facts.state
+    return Report(
+        host, state.current, state.previous, state.generation, facts.python_version,
+        facts.machine, " ".join(facts.libc).strip(), state.releases,
+    )  # fmt: skip

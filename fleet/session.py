@@ -204,6 +204,10 @@ class Session:
             raise self._refusal(answer)
         return answer
 
+    def push_deadline(self, seconds: float) -> None:
+        """What is under way may take so much longer from now on: it is slow, not dead."""
+        self._within(seconds)
+
     def _within(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
 

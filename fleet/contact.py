@@ -1,0 +1,93 @@
+"""Reaching the hosts of an inventory: a transport for each, and one question to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from fleet.errors import HostError
+from fleet.inventory import Host, Settings
+from fleet.pool import Lost, Pool
+from fleet.session import Session
+from fleet.transport import LocalTransport, SshTransport, Transport
+
+R = TypeVar("R")
+
+# Starts over SSH are spread over so many seconds for each host that starts at once.
+SPREAD = 0.004
+# What a whole host may take beyond the deadlines of its steps before it is given up. Seconds.
+SLACK = 5.0
+
+
+def transport_of(host: Host, settings: Settings) -> Transport:
+    """How to reach a host."""
+    if host.transport == "local":
+        return LocalTransport(host.name)
+    return SshTransport(
+        host.name,
+        host.address,
+        user=host.user,
+        port=host.port,
+        key=host.key,
+        known_hosts=host.known_hosts,
+        connect_timeout=settings.connect_timeout,
+    )
+
+
+def open_session(
+    host: Host, settings: Settings, *, keep: bool = True, by: Mapping[str, str] | None = None
+) -> Session:
+    """A new connection to a host. Raises HostError."""
+    return Session.open(
+        transport_of(host, settings),
+        host.root,
+        host.python,
+        timeout=settings.step_timeout,
+        connect_timeout=settings.connect_timeout,
+        become=host.become,
+        keep=keep,
+        by=by,
+    )
+
+
+def spread(hosts: Iterable[Host], parallel: int) -> float:
+    """Seconds over which starts are spread: nothing for local hosts."""
+    over_ssh = sum(host.transport == "ssh" for host in hosts)
+    return SPREAD * min(over_ssh, parallel)
+
+
+def ask_all(
+    hosts: Iterable[Host],
+    settings: Settings,
+    question: Callable[[Host], R],
+    on_answer: Callable[[Host, R | HostError], None],
+    *,
+    limit: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    on_tick: Callable[[], None] = lambda: None,
+) -> list[Host]:
+    """Ask every host a question in threads; answers and HostErrors arrive in this thread.
+
+    ``limit`` (seconds) for a whole host. Returns the hosts that were not asked because of
+    ``stopped``. Any other exception than a HostError is a defect and is raised.
+    """
+    hosts = list(hosts)
+    defects: list[BaseException] = []
+
+    def deliver(host: Host, answer: R | None, error: BaseException | None) -> None:
+        if isinstance(error, Lost):
+            error = HostError(host.name, "timeout", str(error))
+        if isinstance(error, HostError):
+            on_answer(host, error)
+        elif error is not None:
+            defects.append(error)
+        else:
+            on_answer(host, answer)  # type: ignore[arg-type]
+
+    pool: Pool[Host, R] = Pool(
+        question, settings.parallel, limit=limit, jitter=spread(hosts, settings.parallel)
+    )
+    left = pool.run(hosts, deliver, stopped=lambda: bool(defects) or stopped(), on_tick=on_tick)
+    if defects:
+        raise defects[0]
+    return left

@@ -1,0 +1,227 @@
+"""`wain fleet rollout` and `resume`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from fleet import journal as journals
+from fleet import reported
+from fleet.control import Control
+from fleet.inventory import Host
+from fleet.lock import holder_of
+from fleet.plan import SWITCH, HostPlan, Plan, make_plan
+from fleet.result import Result, row_of
+from fleet.resume import going_on, outcome_before
+from fleet.rollout import Rollout
+from fleet.steps import UNTOUCHED, Job, Outcome
+from fleet.survey import note_answers, survey
+from fleet.wanted import Comparisons, Wanted, load_wanted
+from images.errors import DifferenceError, WainError
+from wain.fleet_display import Display, show_result, signals
+from wain.fleet_plan import show_plan
+from wain.fleet_shared import (
+    Fleet,
+    at_work,
+    host_option,
+    must_ask,
+    open_fleet,
+    reason_options,
+    selected,
+    yes_option,
+)
+from wain.output import Output
+
+
+def arguments_rollout(parser: argparse.ArgumentParser) -> None:
+    """Which image, which hosts, how careful."""
+    parser.add_argument("image", help="name, name:tag, or an id of 8 or more digits")
+    host_option(parser)
+    parser.add_argument(
+        "--stage-only", action="store_true", help="send and check out, switch nothing"
+    )
+    parser.add_argument(
+        "--approve", action="store_true", help="ask before each wave after the first"
+    )
+    parser.add_argument(
+        "--rehearsed", action="store_true", help="refuse a plan that was not rehearsed"
+    )
+    parser.add_argument(
+        "--plan", default="", metavar="DIGEST", help="refuse any other plan than this one"
+    )
+    reason_options(parser)
+    yes_option(parser)
+
+
+def run_rollout(args: argparse.Namespace, out: Output) -> int:
+    """Plan, ask, roll out."""
+    with open_fleet(args) as fleet:
+        ask = must_ask(args, out, "fleet rollout")
+        hosts = selected(fleet, args)
+        wanted = load_wanted(fleet.catalog, args.image)
+        _refuse_quarantined(fleet, wanted, {})
+        why = f"rollout {args.image}" + (f": {args.reason}" if args.reason else "")
+        with at_work(fleet, why) as images:
+            fleet.keep([*(one.id for one in wanted), *_ids(fleet)])
+            by = fleet.by(reason=args.reason, ticket=args.ticket)
+            plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, args.stage_only)
+            if args.plan and not plan.digest.startswith(args.plan):
+                raise DifferenceError(
+                    "plan", f"is {plan.digest[:16]} now, not {args.plan[:16]}",
+                    "a host moved or a setting changed since: look at it again",
+                )  # fmt: skip
+            if args.rehearsed:
+                _must_be_rehearsed(fleet, plan)
+            if plan.count(SWITCH):
+                show_plan(out, fleet, plan, {one.id: one for one in wanted}, images)
+                if ask and not out.confirm(f"Roll out to {plan.count(SWITCH)} hosts?"):
+                    out.say("nothing was changed")
+                    return 1
+            number = _begin(fleet, plan, by, args)
+            return _execute(
+                fleet, out, number, plan, hosts, wanted, images, by, {},
+                approve=args.approve, asking=ask,
+            )  # fmt: skip
+
+
+def arguments_resume(parser: argparse.ArgumentParser) -> None:
+    """How to go on."""
+    parser.add_argument(
+        "--approve", action="store_true", help="ask before each wave after the first"
+    )
+    yes_option(parser)
+
+
+def run_resume(args: argparse.Namespace, out: Output) -> int:
+    """Go on: order the process that is paused, or be that process when there is none."""
+    with open_fleet(args) as fleet:
+        rollout = fleet.journal.last_open()
+        if rollout is None or rollout.kind != "rollout":
+            raise WainError("fleet resume", "there is no roll-out to go on with")
+        if holder_of(fleet.folder) is not None:
+            fleet.journal.order(rollout.number, "resume", fleet.by()["who"])
+            out.say(f"{rollout.id} is told to go on")
+            out.result({"rollout": rollout.id, "ordered": "resume"})
+            return 0
+        ask = must_ask(args, out, "fleet resume")
+        with at_work(fleet, f"resume {rollout.id}") as images:
+            hosts, wanted = going_on(fleet.inventory, fleet.catalog, rollout, fleet.journal)
+            _refuse_quarantined(fleet, wanted, {})
+            by = fleet.by(reason=rollout.reason, ticket=rollout.ticket)
+            stage_only = bool(rollout.plan["settings"].get("stage_only"))
+            plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, stage_only)
+            before = _before(fleet, rollout.number, plan)
+            left = sum(one.host not in before and one.action == SWITCH for one in plan.hosts)
+            if ask and not out.confirm(f"Go on with {rollout.id}, {left} hosts left?"):
+                out.say("nothing was changed")
+                return 1
+            fleet.journal.set_state(rollout.number, journals.RUNNING)
+            return _execute(
+                fleet, out, rollout.number, plan, hosts, wanted, images, by, before,
+                approve=args.approve, asking=ask,
+            )  # fmt: skip
+
+
+def _before(fleet: Fleet, number: int, plan: Plan) -> dict[str, Outcome]:
+    """Hosts an interrupted roll-out was done with, as they stand now."""
+    rows = {row.host: row for row in fleet.journal.host_rows(number)}
+    found = {}
+    for one in plan.hosts:
+        outcome = outcome_before(rows[one.host], one)
+        if outcome is not None:
+            found[one.host] = outcome
+    return found
+
+
+def _survey_and_plan(
+    fleet: Fleet, hosts: tuple[Host, ...], wanted: list[Wanted], images: Comparisons,
+    by: Mapping[str, str], out: Output, stage_only: bool,
+) -> Plan:  # fmt: skip
+    answers = survey(hosts, fleet.inventory.settings, keep=True, by=by, on_progress=out.progress)
+    note_answers(fleet.journal, answers)
+    fleet.remember()
+    reported.remember_images(fleet.journal, [one.record() for one in wanted])
+    plan = make_plan(
+        hosts, answers, wanted, fleet.inventory.settings, images, stage_only=stage_only
+    )
+    _refuse_quarantined(fleet, wanted, {host.host: host for host in plan.hosts})
+    return plan
+
+
+def _refuse_quarantined(fleet: Fleet, wanted: list[Wanted], hosts: Mapping[str, HostPlan]) -> None:
+    known = fleet.journal.quarantined()
+    for one in wanted:
+        reason = known.get(one.id, "")
+        for host in hosts.values():
+            for problem in host.problems:
+                if problem.kind == "quarantined" and host.image == one.id:
+                    reason = reason or f"{host.host}: {problem.text}"
+        if reason:
+            raise WainError(
+                one.label, f"image {one.id[:12]} is quarantined: {reason}",
+                f"wain fleet quarantine --clear {one.id[:12]} --reason …",
+            )  # fmt: skip
+
+
+def _must_be_rehearsed(fleet: Fleet, plan: Plan) -> None:
+    found = fleet.journal.rehearsal(plan.digest)
+    if found is None or not found[0]:
+        what = "was not rehearsed" if found is None else f"failed its rehearsal of {found[1]}"
+        raise DifferenceError(
+            "fleet rollout", f"plan {plan.digest[:16]} {what}", f"wain fleet rehearse {plan.label}"
+        )
+
+
+def _begin(fleet: Fleet, plan: Plan, by: Mapping[str, str], args: argparse.Namespace) -> int:
+    wave_of = {name: at for at, wave in enumerate(plan.waves) for name in wave.hosts}
+    fleet.journal.abandon_open()
+    return fleet.journal.begin(
+        kind="rollout",
+        image=next(iter(plan.images.values())),
+        image_name=plan.label,
+        plan_digest=plan.digest,
+        plan=plan.document(),
+        who=by["who"],
+        machine=by["machine"],
+        reason=args.reason,
+        ticket=args.ticket,
+        hosts=[
+            row_of(
+                Outcome(one.host, UNTOUCHED, one.current, one.previous, one.generation),
+                wave_of[one.host],
+            )
+            for one in plan.hosts
+        ],
+    )
+
+
+def _execute(
+    fleet: Fleet, out: Output, number: int, plan: Plan, hosts: tuple[Host, ...],
+    wanted: list[Wanted], images: Comparisons, by: Mapping[str, str],
+    before: Mapping[str, Outcome], *, approve: bool, asking: bool,
+) -> int:  # fmt: skip
+    control = Control(fleet.journal)
+    control.watch(number)
+    display = Display(out, control, plan.count(SWITCH))
+    job = Job(fleet.inventory.settings, {**by, "rollout": f"r{number}", "plan": plan.digest})
+    rollout = Rollout(
+        number=number, plan=plan, hosts=hosts, wanted=wanted, images=images,
+        journal=fleet.journal, control=control, job=job, before=before, approve=approve,
+        ask=display.ask if asking else None, on_event=display,
+    )  # fmt: skip
+    with signals(control), display.running():
+        result = rollout.run()
+    fleet.remember()
+    show(out, fleet, result, plan)
+    return result.exit_code
+
+
+def show(out: Output, fleet: Fleet, result: Result, plan: Plan) -> None:
+    """The table and the JSON document."""
+    result.extra = {"image": plan.label, "images": dict(plan.images), "plan": plan.digest}
+    out.result(result.document())
+    show_result(out, result, fleet.name_of)
+
+
+def _ids(fleet: Fleet) -> list[str]:
+    return [image for one in reported.reports(fleet.journal) for image in one.releases]
