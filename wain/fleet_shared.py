@@ -43,9 +43,13 @@ class Fleet:
             return "nothing"
         tags = sorted(tag for tag, ids in self.catalog.tags().items() if image_id in ids.values())
         tags = [tag for tag in tags if tag != "latest"] or tags
-        known = reported.images(self.journal).get(image_id)
-        name = f"{known[0]}:{tags[0]}" if known and tags else known[0] if known else ""
-        return f"{name} {short(image_id)}".strip()
+        name = ""
+        with contextlib.suppress(WainError):
+            name = self.catalog.document(image_id).name
+        if not name:
+            name = reported.images(self.journal).get(image_id, ("", ""))[0]
+        label = f"{name}:{tags[0]}" if name and tags else name
+        return f"{label} {short(image_id)}".strip()
 
     def names(self, ids: Iterable[str | None]) -> dict[str | None, str]:
         """`name_of` for many hosts, each image once."""

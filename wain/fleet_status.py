@@ -87,18 +87,18 @@ def _entry(
     if isinstance(answer, HostError):
         state = "unreachable" if answer.kind == "unreachable" else "problem"
         return entry | {"state": state, "error": answer.what}
-    state = answer.state
+    stand = answer.state
     word, error = "ok", ""
-    if state.foreign:
-        word, error = "foreign", state.foreign
-    elif state.pending:
-        who = state.pending.by.get("who") or "somebody"
-        word, error = "unconfirmed", f"a switch to {state.pending.to[:12]} by {who}"
-    elif state.current is None:
+    if stand.foreign:
+        word, error = "foreign", stand.foreign
+    elif stand.pending:
+        who = stand.pending.by.get("who") or "somebody"
+        word, error = "unconfirmed", f"a switch to {stand.pending.to[:12]} by {who}"
+    elif stand.current is None:
         word = "empty"
     return entry | {
-        "state": word, "error": error, "quarantined": dict(state.quarantined),
-        "last": dict(state.last),
+        "state": word, "error": error, "quarantined": dict(stand.quarantined),
+        "last": dict(stand.last),
     }  # fmt: skip
 
 
