@@ -364,15 +364,18 @@ def read_private(path: str) -> bytes:
     that others may write, unless sticky, would let them replace it: refused too.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise SignatureError("trust", path, f"cannot be read: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as stream:
-        facts = os.fstat(stream.fileno())
+    try:
+        facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise SignatureError("trust", path, "is not a regular file")
         _owned(path, facts)
-        data = stream.read(MAX_DOCUMENT + 1)
+        with open(handle, "rb", closefd=False) as stream:
+            data = stream.read(MAX_DOCUMENT + 1)
+    finally:
+        os.close(handle)
     if len(data) > MAX_DOCUMENT:
         raise SignatureError("trust", path, f"is larger than {MAX_DOCUMENT} bytes (endless data)")
     folder = os.path.dirname(os.path.realpath(path))

@@ -34,9 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.@_+-]{0,99}\Z")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
 _SSH_TIME = re.compile(r"(\d{8}|\d{12}|\d{14})Z?\Z")
-_ALLOWED = re.compile(
-    r"(\S+)\s+(?:((?:[a-z-]+(?:=\"[^\"]*\")?,?)+)\s+)??([a-z0-9@.-]+ [A-Za-z0-9+/=]+)(?:\s|\Z)"
-)
+_OPTIONS = re.compile(r'([a-z-]+)(?:="([^"]*)")?(,|\s+)')
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _KEY_TYPES = (
     "ssh-ed25519",
@@ -331,25 +329,26 @@ def allowed_signers(data: bytes, fleet: str, names: Iterable[str] = ()) -> Trust
 
 
 def _allowed_line(line: str) -> Signer:
-    match = re.match(
-        r"(\S+)\s+(?:((?:[a-z-]+(?:=\"[^\"]*\")?,?)+)\s+)??(\S+ [A-Za-z0-9+/=]+)", line
-    )
-    if match is None:
-        raise _refuse(f"cannot read {line[:60]!a}", "trust", "trust")
-    principal, options, key = match.groups()
+    principal, _, rest = line.partition(" ")
+    rest = rest.strip()
     limits = {"valid-after": "", "valid-before": ""}
-    for option in re.findall(r"([a-z-]+)(?:=\"([^\"]*)\")?", options or ""):
-        name, value = option
+    while not rest.startswith(_KEY_TYPES):
+        match = _OPTIONS.match(rest)
+        if match is None:
+            raise _refuse(f"cannot read {line[:60]!a}", "trust", "trust")
+        name, value, _ = match.groups()
+        value = value or ""
         if name == "namespaces":
-            if IMAGE_NAMESPACE not in value.split(",") and "*" not in value:
+            if IMAGE_NAMESPACE not in value.split(","):
                 what = f"namespaces {value[:60]!a} leave out {IMAGE_NAMESPACE}"
                 raise _refuse(what, "trust", "trust")
         elif name in limits and _SSH_TIME.match(value):
             limits[name] = value
         else:
             raise _refuse(f"option {name[:40]!a} is not accepted here", "trust", "trust")
+        rest = rest[match.end() :]
     return Signer(
-        check_principal(principal), check_key(key), limits["valid-after"], limits["valid-before"]
+        check_principal(principal), check_key(rest), limits["valid-after"], limits["valid-before"]
     )
 
 
