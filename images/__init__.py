@@ -3,5 +3,5 @@
 # The modules of this folder that are sent to hosts: standard library only, Python 3.9.
 TRAVELS = (
     "batch", "delta", "durable", "errors", "hashing", "layout", "manifest", "parallel", "place",
-    "render", "scan", "staging", "store", "tree",
+    "render", "scan", "sigcheck", "staging", "store", "tree", "trust",
 )  # fmt: skip
