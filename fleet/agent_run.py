@@ -42,15 +42,11 @@ def run(agent: Agent, request: Request) -> Answer:
     )
 
 
-def _release(agent: Agent, request: Request) -> str:
-    """The release that is meant: the one named, else the one that is current."""
+def _release(agent: Agent, request: Request) -> str | None:
+    """The release that is meant: the one named, else the one that is current, if any."""
     if request.get("id") is not None:
         return image_id(request)
-    link, _ = agent_state.read_link(agent.root)
-    image = agent_state.release_of(link)
-    if image is None:
-        raise AgentError("missing", "no release is current here")
-    return image
+    return agent_state.release_of(agent_state.read_link(agent.root)[0])
 
 
 def _push_deadline(root: str, seconds: float) -> None:
@@ -61,7 +57,7 @@ def _push_deadline(root: str, seconds: float) -> None:
 
 def run_command(
     root: str,
-    image: str,
+    image: str | None,
     command: str,
     seconds: float,
     env_file: str,
@@ -71,22 +67,26 @@ def run_command(
     """Run it and wait for it; ``source`` is watched for the controller's end, unless -1."""
     import subprocess
 
-    release = f"{root}/releases/{image}"
-    for name, value in (("{release}", release), ("{root}", root), ("{id}", image)):
-        command = command.replace(name, _quoted(value))
+    values = {"root": root}
+    if image:
+        values.update(id=image, release=f"{root}/releases/{image}")
+    elif "{release}" in command or "{id}" in command:
+        raise AgentError("missing", "no release is current here")
+    for name, value in values.items():
+        command = command.replace("{" + name + "}", _quoted(value))
     settings = read_env_file(env_file)
     environment = {name: value for name, value in os.environ.items() if name[:6] != "PYTHON"}
     # A check must not leave files in the release it checks.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment.update(settings)
-    environment.update(WAIN_ROOT=root, WAIN_RELEASE=release, WAIN_ID=image)
+    environment.update({f"WAIN_{name.upper()}": value for name, value in values.items()})
     began = time.monotonic()
     process = subprocess.Popen(
         ["/bin/sh", "-c", command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        cwd=release if os.path.isdir(release) else root,
+        cwd=values.get("release", root),
         env=environment,
         start_new_session=True,
     )

@@ -88,14 +88,11 @@ def _matches(names: str, name: str) -> bool:
     if names.startswith("|"):
         return HostKeys.hash_host(name, names) == names
     patterns = names.lower().split(",")
-    if any(fnmatch.fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern[:1] == "!"):
-        return False
-    return any(fnmatch.fnmatchcase(name, _literal(pattern)) for pattern in patterns)
-
-
-def _literal(pattern: str) -> str:
     # Only * and ? are special in known_hosts; [host]:port is not a set of characters.
-    return pattern.replace("[", "[[]")
+    literal = [pattern.replace("[", "[[]") for pattern in patterns]
+    if any(fnmatch.fnmatchcase(name, pattern[1:]) for pattern in literal if pattern[:1] == "!"):
+        return False
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in literal)
 
 
 def _decode(line: _Line) -> PKey | None:

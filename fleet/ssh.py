@@ -318,7 +318,7 @@ def _reason(error: OSError) -> str:
 
 def _auth_error(target: SshTransport, line: _Line, error: Exception) -> HostError:
     offers = [link.connect_kwargs["auth_strategy"] for link in line.chain()]
-    tried = [printable(label, 60) for offer in offers for label in offer.tried]
+    tried = [printable(label, 200) for offer in offers for label in offer.tried]
     said = printable(str(error), 160).rstrip(".")
     what = f"{line.connection.user}@{target.address}: {said}"
     if tried:

@@ -92,7 +92,7 @@ def _from_file(path: str) -> PKey:
     full = os.path.expanduser(path)  # noqa: PTH111
     try:
         return _read(full, Path(full).stat().st_mtime_ns)
-    except PasswordRequiredException:
+    except (PasswordRequiredException, TypeError):
         return _unlocked_by_agent(path, full)
     except OSError as error:
         raise UnusableKey(f"key {path}: {error.strerror}") from None

@@ -110,9 +110,8 @@ class Sshd:
     def start(
         self, lines: Sequence[str] = (), host_lines: Mapping[int, Sequence[str]] | None = None
     ) -> None:
-        """Start it; ``lines`` come first, so they win over the defaults."""
+        """Start it; ``lines`` replace the defaults of the same name."""
         config = [
-            *lines,
             f"Port {self.port}",
             f"HostKey {self.folder}/host_key",
             f"AuthorizedKeysFile {self.folder}/authorized_keys",
@@ -126,6 +125,8 @@ class Sshd:
             "MaxStartups 500",
             f"SetEnv HOME={self.folder}/home",
         ]
+        given = {line.split()[0] for line in lines}
+        config = [*lines, *(line for line in config if line.split()[0] not in given)]
         if self.count <= 16:
             config += [f"ListenAddress {self.address(n)}" for n in range(1, self.count + 1)]
         if _version() >= (9, 8):
