@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 
 from images.errors import WainError
@@ -354,6 +353,8 @@ def _allowed_line(line: str) -> Signer:
 
 def dump_signed(documents: Iterable[Signed]) -> bytes:
     """Signed documents as the JSON file that is stored and sent."""
+    import json
+
     return (
         json.dumps(
             {
@@ -377,6 +378,8 @@ def dump_signed(documents: Iterable[Signed]) -> bytes:
 
 def load_signed(data: bytes) -> list[Signed]:
     """The documents of :func:`dump_signed`; SignatureError for anything else."""
+    import json
+
     if not data:
         raise SignatureError("unsigned", "signature", "the image is unsigned")
     if len(data) > MAX_DOCUMENT:
