@@ -123,7 +123,7 @@ def test_the_image_lock(project: Path) -> None:
     catalog = Catalog(Store(default_store()), str(project))
     house = Wheelhouse(project / ".wain" / "wheelhouse")
     other = Target.running("prod")
-    for wheel in house.folder.glob("dep-*"):
+    for wheel in house.folder.glob("dep-*.whl"):
         wheel.unlink()
     lock_wheels(project, other, house, {"dep": {"dep.py": "value = 2\n"}})
     with pytest.raises(ImageDiffersError) as caught:
@@ -169,7 +169,7 @@ def test_check_builds_again_and_compares(project: Path, monkeypatch: pytest.Monk
 
 def test_what_is_missing_is_fetched_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     house = project / ".wain" / "wheelhouse"
-    (wheel,) = house.glob("dep-*")
+    (wheel,) = house.glob("dep-*.whl")
     data = wheel.read_bytes()
     wheel.unlink()
     asked = []
