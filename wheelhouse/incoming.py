@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wheelhouse.entry import Entry, parse_filename
+from wheelhouse.floor import check_promise
 from wheelhouse.sdistcheck import check_sdist
 from wheelhouse.staging import write_file
 from wheelhouse.target import Target
@@ -67,6 +68,7 @@ def checked(
     metadata: bytes | None = None
     if parse_filename(staged.name).kind == "wheel":
         wheel = check_wheel(staged, target=target, sha256=digest, limits=limits)
+        check_promise(staged, wheel.tags)
         metadata, requires_python = wheel.metadata, wheel.requires_python
         path = staged.with_name(staged.name + METADATA_SUFFIX)
         write_file(path, metadata, durable=True)
