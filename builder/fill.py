@@ -16,6 +16,7 @@ from builder import places
 from builder.buildlock import find_build_lock
 from builder.built import WheelFile, built_wheel
 from builder.fetch import Fetched, fetch
+from builder.hermetic import stop_running
 from builder.requirements import project_name
 from builder.sdist import Built, build_project, build_sdist
 from builder.sources import sources_of
@@ -249,6 +250,9 @@ def _build_all(
         running = [pool.submit(build, task) for task in ordered]
         try:
             return [future.result() for future in running]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            # One failed build lets the others finish; an interrupted wain waits for none.
+            if not isinstance(error, Exception):
+                stop_running()
             raise

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     )
     for one in made:
         if one.isolation:
-            out.detail(f"{one.file}: built {one.isolation}; log {one.log}")
+            say = out.warn if one.isolation.startswith("NOT") else out.detail
+            say(f"{one.file}: built {one.isolation}; log {one.log}")
     if args.reproduce:
         out.say("built twice, every byte the same")
     out.result(
