@@ -212,7 +212,18 @@ def _build_once(work: _Work, stack: ExitStack, step: int) -> Path:
         check_tags(wheel, work.target)
     folder = workspace.kept / "canonical"
     folder.mkdir()
-    return canonical_wheel(wheel, folder, work.key.build_tag)
+    if work.expected is not None:
+        return canonical_wheel(wheel, folder, work.key.build_tag)
+    return canonical_wheel(wheel, folder, _content_tag(wheel, folder))
+
+
+def _content_tag(wheel: Path, folder: Path) -> str:
+    """A project's build tag comes from what was built: a change of its sources that leaves the
+    wheel as it was (a new lock, a requirements file) leaves the image as it was too."""
+    plain = canonical_wheel(wheel, folder)
+    digest = _sha256(plain)
+    plain.unlink()
+    return f"1_{digest[:8]}"
 
 
 def _publish(work: _Work, wheel: Path) -> WheelFile:

@@ -319,7 +319,7 @@ def test_a_project_is_built_again_only_when_it_changed(tmp_path: Path, house: Wh
 
     first = make()
     assert (first.source, make().source) == ("built", "kept")
-    for left_out in (".git/HEAD", ".venv/pyvenv.cfg", "locks/x.toml", "build/lib/x.py", "a.pyc"):
+    for left_out in (".venv/pyvenv.cfg", "locks/x.toml", "build/lib/x.py", "a.pyc"):
         (source / left_out).parent.mkdir(parents=True, exist_ok=True)
         (source / left_out).write_text("x")
     assert make().source == "kept"
@@ -332,6 +332,19 @@ def test_a_project_is_built_again_only_when_it_changed(tmp_path: Path, house: Wh
     (source / "own_backend.py").write_text(backend(extra="def after(path): raise OSError(7)"))
     with pytest.raises(BuildFailed, match="OSError"):
         make()
+
+
+def test_a_project_whose_wheel_is_the_same_keeps_its_file(
+    tmp_path: Path, house: Wheelhouse
+) -> None:
+    source = tmp_path / "small"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(project())
+    (source / "own_backend.py").write_text(backend())
+    first = build_project(source, empty_lock(), house, TARGET, sys.executable)
+    (source / "requirements.txt").write_text("six\n")
+    second = build_project(source, empty_lock(), house, TARGET, sys.executable)
+    assert (second.source, second.file, second.sha256) == ("built", first.file, first.sha256)
 
 
 GRAFTED = """
