@@ -213,7 +213,7 @@ def _serve(args: argparse.Namespace, out: Output) -> int:
         out.result({"url": server.url, "wheelhouse": str(house.folder)})
         # Whoever started this as a service wants to know the address now, not at the end.
         out.finish()
-        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(0)))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -112,29 +112,19 @@ def read_directory(handle: int, limits: Limits) -> list[Member]:
     data = read_exactly(handle, length, start)
     entries = list(_entries(data, count, start))
     entries.sort(key=lambda entry: entry.start)
+    before = entries[0].start if entries else start
+    if before:
+        raise Refused("W6", f"{before} bytes stand before the first member")
     members: list[Member] = []
-    position = 0
-    for index, entry in enumerate(entries):
-        if entry.start != position:
-            _bad_tiling(entry, position)
-        position = entries[index + 1].start if index + 1 < len(entries) else start
-        if position < entry.start + _LOCAL_SIZE + len(entry.raw_name) + entry.compressed:
+    ends = [*(entry.start for entry in entries[1:]), start]
+    for entry, end in zip(entries, ends, strict=False):
+        if end < entry.start + _LOCAL_SIZE + len(entry.raw_name) + entry.compressed:
             raise Refused(
-                "W8", f"member {shown(entry.name)} overlaps what follows it at byte {position}"
+                "W8", f"member {shown(entry.name)} overlaps what follows it at byte {end}"
             )
-        members.append(_with_end(entry, position))
-    if not entries and start:
-        raise Refused("W6", f"{start} bytes stand before the central directory")
+        members.append(_with_end(entry, end))
     _check_amount(members, size, limits)
     return members
-
-
-def _bad_tiling(entry: Member, position: int) -> None:
-    if position == 0:
-        raise Refused("W6", f"{entry.start} bytes stand before the first member")
-    raise Refused(
-        "W6", f"the header of member {shown(entry.name)} is at byte {entry.start}, not {position}"
-    )
 
 
 def _with_end(entry: Member, end: int) -> Member:

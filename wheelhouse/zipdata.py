@@ -121,8 +121,6 @@ def _check_local(head: bytes, member: Member) -> int:
             f"in its own header",
         )
     data_start: int = _LOCAL.size + name_length + extra_length
-    if data_start > len(head):
-        raise Refused("W6", f"the header of member {shown(member.name)} is cut off")
     check_version(member.name, needed)
     if extra_length:
         extras = extra_fields(head[_LOCAL.size + name_length : data_start], member.name, name)

@@ -442,6 +442,20 @@ def archive_without_members(wheel: Draft) -> None:
     wheel.edit = lambda data: zip_bytes([])
 
 
+@kind("W6", "before the first member")
+def bytes_without_members(wheel: Draft) -> None:
+    wheel.edit = lambda data: zip_bytes([], gap=b"hidden")
+
+
+@kind("W6", "cut off")
+def name_beyond_the_directory(wheel: Draft) -> None:
+    def edit(data: bytes) -> bytes:
+        last = data.rindex(b"PK\1\2")
+        return data[: last + 28] + b"\xff\x7f" + data[last + 30 :]
+
+    wheel.edit = edit
+
+
 @kind("W6", "encrypted")
 def encrypted(wheel: Draft) -> None:
     wheel.get(MODULE).flags = 1
@@ -552,6 +566,25 @@ def zip64_sizes_contradict(wheel: Draft) -> None:
     member.local["extra"] = struct.pack("<2H2Q", 1, 16, 5, 5)
 
 
+@kind("W6", "ZIP64 field of 24 bytes")
+def zip64_field_too_long(wheel: Draft) -> None:
+    member = wheel.get(MODULE)
+    member.central["extra"] = struct.pack("<2H3Q", 1, 24, 0, 0, 0)
+
+
+@kind("W6", "two end records that differ")
+def zip64_end_record_contradicts(wheel: Draft) -> None:
+    def edit(data: bytes) -> bytes:
+        count, size, start = struct.unpack("<H2L", data[-12:-2])
+        record = struct.pack(
+            "<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count - 1, count - 1, size, start
+        )
+        locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(data) - 22, 1)
+        return data[:-22] + record + locator + data[-22:]
+
+    wheel.edit = edit
+
+
 @kind("W6", "contradicts its locator")
 def zip64_locator_to_nowhere(wheel: Draft) -> None:
     locator = struct.pack("<4sLQL", b"PK\6\7", 0, 7, 1)
@@ -575,6 +608,11 @@ member_kind("empty-name", "W7", "", "no name")
 @kind("W7", "UTF-8")
 def name_in_latin1(wheel: Draft) -> None:
     wheel.add(b"demo/caf\xe9.py", flags=0)
+
+
+@kind("W7", "neither ASCII nor marked")
+def name_in_utf8_but_not_marked(wheel: Draft) -> None:
+    wheel.add("demo/café.py", flags=0)
 
 
 @kind("W7", "UTF-8")

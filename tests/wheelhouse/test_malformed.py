@@ -14,7 +14,7 @@ from tests.support.wheels import draft, make_wheel
 from wheelhouse.index import Wheelhouse
 from wheelhouse.target import Target
 from wheelhouse.wheel import WheelError, check_wheel
-from wheelhouse.zipcheck import Limits
+from wheelhouse.zipcheck import Limits, Refused, read_exactly
 
 pytestmark = [pytest.mark.row(name) for name in ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8")]
 pytestmark += [pytest.mark.row(name) for name in ("W9", "W10", "W13")]
@@ -90,6 +90,19 @@ def test_a_bomb_is_stopped_while_it_unpacks(tmp_path: Path) -> None:
     path = wheel.write(tmp_path)
     with pytest.raises(WheelError, match=r"W8: .* holds more"):
         check_wheel(path)
+
+
+def test_more_than_a_wheel_may_hold(tmp_path: Path) -> None:
+    path = make_wheel(tmp_path, files={"demo/a": bytes(1000)})
+    check_wheel(path, limits=Limits(total=10_000))
+    with pytest.raises(WheelError, match=r"W8: declares \d+ bytes unpacked, more than 1000"):
+        check_wheel(path, limits=Limits(total=1000))
+
+
+def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
+    path = make_wheel(tmp_path)
+    with path.open("rb") as stream, pytest.raises(Refused, match="is cut off at byte"):
+        read_exactly(stream.fileno(), 100, path.stat().st_size - 50)
 
 
 @pytest.mark.parametrize("where", ["folder", "fifo", "missing"])
