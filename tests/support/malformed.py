@@ -236,6 +236,12 @@ def record_with_two_fields(wheel: Draft) -> None:
     row(wheel, MODULE, lambda cells: cells[:2])
 
 
+@kind("W4", "RECORD line")
+def record_with_an_open_quote(wheel: Draft) -> None:
+    good = wheel.record() or b""
+    wheel.record_bytes = good + b'"demo/x.py,,\n'
+
+
 @kind("W4", "absolute")
 def absolute_record_row(wheel: Draft) -> None:
     wheel.edit_record = lambda rows: [*rows, ["/etc/passwd", record_hash(b""), "0"]]
@@ -570,6 +576,11 @@ def zip64_sizes_contradict(wheel: Draft) -> None:
 def zip64_field_too_long(wheel: Draft) -> None:
     member = wheel.get(MODULE)
     member.central["extra"] = struct.pack("<2H3Q", 1, 24, 0, 0, 0)
+
+
+@kind("W6", "ZIP64 field of 8 bytes")
+def zip64_field_too_short_in_header(wheel: Draft) -> None:
+    wheel.get(MODULE).local["extra"] = struct.pack("<2HQ", 1, 8, 5)
 
 
 @kind("W6", "two end records that differ")

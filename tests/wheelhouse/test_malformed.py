@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -97,6 +98,23 @@ def test_more_than_a_wheel_may_hold(tmp_path: Path) -> None:
     check_wheel(path, limits=Limits(total=10_000))
     with pytest.raises(WheelError, match=r"W8: declares \d+ bytes unpacked, more than 1000"):
         check_wheel(path, limits=Limits(total=1000))
+
+
+def test_metadata_without_end(tmp_path: Path) -> None:
+    wheel = draft()
+    wheel.get("METADATA").data += bytes(33 << 20)
+    with pytest.raises(WheelError, match=r"W8: .*METADATA' has \d+ bytes, more than"):
+        check_wheel(wheel.write(tmp_path))
+
+
+@pytest.mark.parametrize("size", [1 << 20, 6 << 20])
+def test_data_after_the_stream_of_a_large_member(size: int, tmp_path: Path) -> None:
+    """Large members are read in pieces: the end of the stream may lie in any of them."""
+    wheel = draft()
+    member = wheel.add("demo/random", random.Random(1).randbytes(size))
+    member.packed = member.payload() + bytes(3 << 20)
+    with pytest.raises(WheelError, match="W6: data follows the stream"):
+        check_wheel(wheel.write(tmp_path))
 
 
 def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
