@@ -18,11 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.support.sshd import Sshd, serving
-
 from bench.pairs import Action, Figure, command, cpu_of_children, in_turn, nothing, paired
 from bench.report import Result
 from bench.tried_set import PACKAGES, WAIN, project
+from tests.support.sshd import Sshd, serving
 
 HOSTS = 64
 PARALLEL = 32

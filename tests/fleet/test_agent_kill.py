@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from fleet.session import HostError, Session
-from images.manifest import Manifest
 from images.store import Store
 from tests.support.hosts import Host
 from tests.support.small_images import small_image
