@@ -24,11 +24,12 @@ from images.store import Store
 from images.swap import put_in_place, remove_tree, staging
 from images.thin import (
     CACHE,
+    INDEX,
     PATH_FILE,
+    find_shared,
     is_read_only,
     path_file,
     shared_checkout,
-    site_packages,
     split,
 )
 from images.tree import Checkout, Drift, checkout, scan
@@ -60,14 +61,6 @@ class Recreated(NamedTuple):
     leftover: str
 
 
-def environment_path(path: str) -> str:
-    """The absolute path of an environment: real folders above it, its own name as given."""
-    parent, name = os.path.split(os.path.abspath(path))
-    if not name:
-        raise UsageError(path, "is not a folder an environment can be made in")
-    return f"{os.path.realpath(parent).rstrip('/')}/{name}"
-
-
 def check_place(path: str, force: bool = False) -> None:
     """Raise UsageError unless an environment may be made (or replaced) there.
 
@@ -94,7 +87,7 @@ def check_place(path: str, force: bool = False) -> None:
 
 def recreate(
     store: Store,
-    manifest: Manifest,
+    image: Manifest | str,
     path: str,
     interpreter: Interpreter,
     *,
@@ -107,7 +100,7 @@ def recreate(
     inputs: tuple[Input, ...] = (),
     on_progress: Progress | None = None,
 ) -> Recreated:
-    """Make the environment at *path* (see :func:`environment_path`) from an image.
+    """Make the environment at *path* (absolute, real folders above it) from an image or its id.
 
     *mode* is ``thick`` or ``thin``. *project*, *request* and *inputs* go into the stamp.
     Raises SuspectError for objects that were changed, UsageError for a place that is not
@@ -115,28 +108,32 @@ def recreate(
     caller holds ``swap.alone(roots.folder, path)``.
     """
     check_place(path, force)
-    problem = machine_problem(manifest.platform)
-    if problem:
-        raise WainError(path, problem)
     without = editable.owner if editable else ""
-    wanted = _without(manifest, without)
+    image_id = image if isinstance(image, str) else image.image_id
+
+    def whole() -> Manifest:
+        manifest = store.manifest(image) if isinstance(image, str) else image
+        return _without(manifest, without)
+
     roots = Roots(store)
     with roots.adding(), store.writing(), _readable_errors(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         extras: dict[str, tuple[bytes, bool]] = dict(editable.files) if editable else {}
-        shared_name, shared_done = "", None
-        image_id = manifest.image_id
+        name, shared_done = "", None
         if mode == "thin":
-            own, shared = split(wanted)
-            shared_name = f"{image_id}.without-{without}" if without else image_id
-            folder, shared_done = shared_checkout(
-                store, wanted, shared, shared_name, interpreter, link, on_progress
+            name = shared_name(image_id, without)
+            shared, shared_done = shared_checkout(
+                store, whole, name, interpreter, link, on_progress
             )
-            bytecode = any(entry.path.endswith(".pyc") for entry in shared)
-            site = site_packages(manifest)
-            content = path_file(f"{folder}/{site}", path, bytecode)
-            extras[f"{site}/{PATH_FILE}"] = (content, False)
-            wanted = manifest.part(own)
+            wanted, files = shared.own, shared.files
+            lines = path_file(f"{shared.folder}/{shared.site}", path, shared.bytecode)
+            extras[f"{shared.site}/{PATH_FILE}"] = (lines, False)
+        else:
+            wanted = whole()
+            files = len(wanted.entries)
+        problem = machine_problem(wanted.platform)
+        if problem:
+            raise WainError(path, problem)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         stamp = Stamp(
             image=image_id,
             mode=mode,
@@ -144,9 +141,9 @@ def recreate(
             executable=interpreter.executable,
             version=interpreter.version,
             base=interpreter.base_prefix,
-            files=str(len(manifest.entries)),
+            files=str(files),
             store=store.root,
-            checkout=shared_name,
+            checkout=name,
             editable=without,
             project=project,
             request=request,
@@ -173,9 +170,7 @@ def recreate(
             leftover = ""
             if os.path.lexists(staged) and not remove_tree(staged):
                 leftover = staged
-    return Recreated(
-        path, image_id, mode, len(manifest.entries), done, shared_done, placed, leftover
-    )
+    return Recreated(path, image_id, mode, files, done, shared_done, placed, leftover)
 
 
 @contextmanager
@@ -185,6 +180,17 @@ def _readable_errors(path: str) -> Iterator[None]:
     except OSError as error:
         place = os.fsdecode(error.filename) if error.filename else path
         raise WainError(place, error.strerror or str(error)) from None
+
+
+def shared_name(image_id: str, without: str = "") -> str:
+    """What the shared checkout of an image is called, *without* an editable project's files."""
+    return f"{image_id}.without-{without}" if without else image_id
+
+
+def image_header(store: Store, image_id: str, mode: str) -> Manifest:
+    """A manifest with the image's header; for ``thin`` it may hold a part of the entries."""
+    shared = find_shared(store, shared_name(image_id)) if mode == "thin" else None
+    return shared.own if shared else store.manifest(image_id)
 
 
 def _without(manifest: Manifest, owner: str) -> Manifest:
@@ -241,7 +247,7 @@ def check(
             drift.append(Drift(place, "-", "missing"))
         else:
             part = manifest.part(shared)
-            for one in scan(place, part, place, interpreter, deep, store=store):
+            for one in scan(place, part, place, interpreter, deep, store=store, ignore={INDEX}):
                 if one.what != "mode" or not is_read_only(f"{place}/{one.path}"):
                     drift.append(Drift(f"{place}/{one.path}", one.owner, one.what))
     return sorted(drift)
@@ -263,6 +269,6 @@ __all__ = [
     "Recreated",
     "check",
     "check_place",
-    "environment_path",
+    "image_header",
     "recreate",
 ]

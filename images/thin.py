@@ -16,10 +16,13 @@ from __future__ import annotations
 import os
 import re
 import stat
+from hashlib import sha256
+from typing import NamedTuple
 
 from images.errors import WainError
 from images.layout import FIXED_NS
 from images.manifest import Entry, Manifest, folders
+from images.place import write_own
 from images.store import Store
 from images.swap import alone, put_in_place, staging
 from images.tree import Checkout, Interpreter, checkout
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _READ_ONLY = 0o555
 _SITE = re.compile(r"lib/python[0-9.]+t?/site-packages(?=/)")
+INDEX = ".wain-checkout"
 PATH_FILE = "wain.pth"
 CACHE = ".pycache"
 """Where bytecode goes that the image does not have (python -O): never into the checkout."""
@@ -90,24 +94,72 @@ def path_file(shared_site: str, prefix: str, has_bytecode: bool) -> bytes:
     ).encode()
 
 
+class Shared(NamedTuple):
+    """A shared checkout, and what an environment that uses it has itself.
+
+    ``files`` counts the whole image's, ``site`` is its folder of packages, ``bytecode`` tells
+    whether the shared modules have theirs.
+    """
+
+    folder: str
+    own: Manifest
+    site: str
+    files: int
+    bytecode: bool
+
+
+def find_shared(store: Store, name: str) -> Shared | None:
+    """The shared checkout called *name*, by its index alone; None when it is not there.
+
+    The index, ``.wain-checkout`` in its folder, is made of ``key value`` lines, an empty line
+    and the manifest of the own part; the first line has the sha256 of all the rest.
+    """
+    found = _read_index(f"{store.root}/checkouts/{name}")
+    return found[0] if found else None
+
+
+def _read_index(folder: str) -> tuple[Shared, tuple[int, int]] | None:
+    try:
+        with open(f"{folder}/{INDEX}", "rb") as stream:
+            first, _, rest = stream.read().partition(b"\n")
+    except OSError:
+        return None
+    if first != f"wain-checkout 1 {sha256(rest).hexdigest()}".encode():
+        return None
+    head, _, own = rest.partition(b"\n\n")
+    values = dict(line.split(" ", 1) for line in head.decode().split("\n"))
+    shared = Shared(
+        folder, Manifest.parse(own, f"{folder}/{INDEX}"), values["site"], int(values["files"]),
+        values["bytecode"] == "1",
+    )  # fmt: skip
+    return shared, (int(values["shared"]), int(values["bytes"]))
+
+
 def shared_checkout(
     store: Store,
-    manifest: Manifest,
-    shared: list[Entry],
+    load: Callable[[], Manifest],
     name: str,
     interpreter: Interpreter,
     link: tuple[str, ...],
     on_progress: Progress | None = None,
-) -> tuple[str, Checkout | None]:
-    """The folder of the shared checkout called *name*, made when it is missing or was changed.
+) -> tuple[Shared, Checkout | None]:
+    """The shared checkout called *name*, made when it is missing or was changed.
 
-    Returns what check-out did, None when the folder was there. Raises WainError.
+    ``load`` gives the manifest it is made from. Returns what check-out did, too: None when
+    the folder was there, whole. Raises WainError.
     """
     parent = f"{store.root}/checkouts"
     place = f"{parent}/{name}"
     with alone(f"{store.root}/roots", place):
-        if is_whole(place, shared):
-            return place, None
+        found = _read_index(place)
+        if found and _survey(place) == found[1]:
+            return found[0], None
+        manifest = load()
+        own, shared = split(manifest)
+        made = Shared(
+            place, manifest.part(own), site_packages(manifest), len(manifest.entries),
+            any(entry.path.endswith(".pyc") for entry in shared),
+        )  # fmt: skip
         try:
             os.makedirs(parent, 0o755, exist_ok=True)
             with staging(place) as staged:
@@ -115,33 +167,60 @@ def shared_checkout(
                     manifest.part(shared), store, staged, place, interpreter,
                     link=link, fsync=False, on_progress=on_progress,
                 )  # fmt: skip
+                write_own(f"{staged}/{INDEX}", _index(made, shared), False)
                 for folder in ["", *sorted(folders([entry.path for entry in shared]))]:
                     os.chmod(f"{staged}/{folder}", _READ_ONLY)
                 put_in_place(staged, place)
         except OSError as error:
             raise WainError(place, error.strerror or str(error)) from None
-    return place, done
+    return made, done
+
+
+def _index(made: Shared, shared: list[Entry]) -> bytes:
+    plain = [entry for entry in shared if entry.kind != "link"]
+    lines = [
+        f"site {made.site}",
+        f"files {made.files}",
+        f"bytecode {int(made.bytecode)}",
+        f"shared {len(plain)}",
+        f"bytes {sum(entry.size for entry in plain)}",
+    ]
+    rest = ("\n".join(lines) + "\n\n").encode() + made.own.to_bytes()
+    return f"wain-checkout 1 {sha256(rest).hexdigest()}\n".encode() + rest
+
+
+def _survey(folder: str) -> tuple[int, int] | None:
+    """How many files there are and their bytes together; None when one was written to.
+
+    A write in place, even through another hard link, changes the time every file was given.
+    """
+    count = size = 0
+    pending = [folder]
+    try:
+        while pending:
+            path = pending.pop()
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                # By descriptor: a stat by a long path costs several times as much.
+                with os.scandir(descriptor) as items:
+                    for item in items:
+                        if item.is_dir(follow_symlinks=False):
+                            pending.append(f"{path}/{item.name}")
+                        elif not item.is_symlink():
+                            status = item.stat(follow_symlinks=False)
+                            if status.st_mtime_ns != FIXED_NS:
+                                return None
+                            count += 1
+                            size += status.st_size
+            finally:
+                os.close(descriptor)
+        index = os.lstat(f"{folder}/{INDEX}").st_size
+    except OSError:
+        return None
+    return count - 1, size - index
 
 
 def is_read_only(path: str) -> bool:
     """Whether a folder of a shared checkout has the mode it was given."""
     status = os.lstat(path)
     return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == _READ_ONLY
-
-
-def is_whole(folder: str, entries: list[Entry]) -> bool:
-    """Whether every file stands there with the size and time it was made with."""
-    try:
-        for entry in entries:
-            status = os.lstat(f"{folder}/{entry.path}")
-            if entry.kind == "link":
-                continue
-            if (
-                status.st_mtime_ns != FIXED_NS
-                or not stat.S_ISREG(status.st_mode)
-                or (status.st_size != entry.size and entry.kind == "file")
-            ):
-                return False
-    except OSError:
-        return False
-    return True

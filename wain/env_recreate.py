@@ -166,6 +166,7 @@ def _make(
     wish: str,
     began: float,
 ) -> int:
+    from images import environment
     from images.catalog import Catalog, default_store
     from images.swap import alone
 
@@ -193,18 +194,16 @@ def _make(
                 image_id, names = known.image, [one.path for one in known.inputs]
             else:
                 image_id, names = _build(args, out, spec, catalog.project)
-        manifest = store.manifest(image_id)
-        interpreter = _interpreter(manifest, args.python, path)
-        editable = _editable(out, spec, args, manifest, interpreter, path)
+        mode = "thin" if args.thin else spec.env_mode if spec else "thick"
+        header = environment.image_header(store, image_id, mode)
+        interpreter = _interpreter(header, args.python, path)
+        editable = _editable(out, spec, args, image_id, store, interpreter, path)
         names = list(dict.fromkeys([*names, interpreter.executable]))
         inputs = tuple(read_input(folder, name) for name in names)
-        mode = "thin" if args.thin else spec.env_mode if spec else "thick"
 
         def recreate() -> Recreated:
-            from images import environment
-
             return environment.recreate(
-                store, manifest, path, interpreter,
+                store, image_id if header.image_id != image_id else header, path, interpreter,
                 mode=mode, force=args.force, editable=editable, project=folder, request=wish,
                 inputs=inputs, on_progress=out.progress,
             )  # fmt: skip
@@ -212,7 +211,7 @@ def _make(
         try:
             done = recreate()
         except SuspectError as error:
-            _repair(out, catalog, manifest, error)
+            _repair(out, catalog, store.manifest(image_id), error)
             done = recreate()
         fresh = read_stamp(path)
         assert fresh is not None
@@ -360,7 +359,8 @@ def _editable(
     out: Output,
     spec: BuildSpec | None,
     args: argparse.Namespace,
-    manifest: Manifest,
+    image_id: str,
+    store: Store,
     interpreter: Interpreter,
     path: str,
 ) -> Editable | None:
@@ -370,6 +370,7 @@ def _editable(
     from builder.editable import build_editable
 
     target = _choose(spec, args.target).name
+    manifest = store.manifest(image_id)
     return build_editable(spec, target, manifest, interpreter, path, out.progress)
 
 
