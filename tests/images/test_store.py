@@ -402,7 +402,7 @@ def test_bytes_last_before_they_have_a_name_and_objects_before_the_manifest(
 ) -> None:
     root, log = tmp_path / "store", tmp_path / "trace"
     Store(str(root))
-    names = "fsync,syncfs,rename,write,utimensat,fchmod"
+    names = "fsync,syncfs,rename,write,utimensat,fchmod,mkdir"
     assert _strace(["-o", str(log), "-e", f"trace={names}"], root, count).returncode == 0
     dirty: set[str] = set()
     unnamed: set[str] = set()
@@ -426,6 +426,9 @@ def test_bytes_last_before_they_have_a_name_and_objects_before_the_manifest(
                 assert not unnamed, call
             if " = 0" in call:
                 unnamed.add(os.path.dirname(target))
+        elif call.startswith("mkdir"):
+            if "/objects/" in paths[0]:
+                unnamed.add(os.path.dirname(paths[0]))
         else:
             dirty.add(paths[0])
     assert renames == count + 1
