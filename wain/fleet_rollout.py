@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fleet import journal as journals
 from fleet import reported
@@ -203,7 +204,9 @@ def _execute(
     control = Control(fleet.journal)
     control.watch(number)
     display = Display(out, control, plan.count(SWITCH))
-    job = Job(fleet.inventory.settings, {**by, "rollout": f"r{number}", "plan": plan.digest})
+    settings = fleet.inventory.settings
+    pins = tuple(fleet.catalog.resolve(pin) for pin in settings.pins)
+    job = Job(replace(settings, pins=pins), {**by, "rollout": f"r{number}", "plan": plan.digest})
     rollout = Rollout(
         number=number, plan=plan, hosts=hosts, wanted=wanted, images=images,
         journal=fleet.journal, control=control, job=job, before=before, approve=approve,

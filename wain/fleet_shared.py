@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fleet import reported
+from fleet.contact import ask_all, open_session
 from fleet.errors import HostError
 from fleet.inventory import Host, Inventory, load_inventory
 from fleet.journal import Journal
 from fleet.lock import fleet_lock, machine, whoami
 from fleet.pack import Packs
-from fleet.session import Facts
+from fleet.session import Facts, Session
 from fleet.wanted import Comparisons, image_record
 from images.catalog import Catalog, make_state_folder
 from images.errors import UsageError, WainError
 from wain.output import Output
 from wain.shared import open_catalog, short
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,35 @@ def exit_code(errors: Iterable[str]) -> int:
 def selected(fleet: Fleet, args: argparse.Namespace) -> tuple[Host, ...]:
     """The hosts ``--hosts`` means."""
     return fleet.inventory.select(args.hosts)
+
+
+def each_host(
+    fleet: Fleet, hosts: Iterable[Host], question: Callable[[Host, Session], R], why: str
+) -> dict[str, R | HostError]:
+    """Ask something of every host that may change it; answers in the order of the hosts."""
+    hosts, by = list(hosts), fleet.by(reason=why)
+    settings = fleet.inventory.settings
+    found: dict[str, R | HostError] = {}
+
+    def ask(host: Host) -> R:
+        with open_session(host, settings, by=by) as session:
+            return question(host, session)
+
+    def take(host: Host, answer: R | HostError) -> None:
+        found[host.name] = answer
+
+    ask_all(hosts, settings, ask, take)
+    return {host.name: found[host.name] for host in hosts}
+
+
+def code_of(answers: Iterable[object]) -> int:
+    """0, or 5 when hosts were only unreachable, 6 when only locked, else 1."""
+    kinds = {answer.kind for answer in answers if isinstance(answer, HostError)}
+    if not kinds:
+        return 0
+    return 5 if kinds == {"unreachable"} else 6 if kinds == {"locked"} else 1
+
+
+def text_of(error: HostError) -> str:
+    """A host's error without the host's name."""
+    return error.what + (f" ({error.hint})" if error.hint else "")
