@@ -230,17 +230,20 @@ class _Gathering:
             return _Part(wheel, unpacked, True)
         for row in known.rows:
             if self._layout.compiles(row):
-                self._want(row.sha256, None)
+                self._want(row, None)
         return _Part(wheel, known, False)
 
     def _source(self, row: Row, data: bytes) -> None:
         """A file of a wheel passes by: have it compiled while others are unpacked."""
         if self._layout.compiles(row):
-            self._want(row.sha256, data)
+            self._want(row, data)
 
-    def _want(self, digest: str, data: bytes | None) -> None:
+    def _want(self, row: Row, data: bytes | None) -> None:
+        def source() -> bytes:
+            return self._store.read(row.sha256, row.executable) if data is None else data
+
         if self._bytecode:
-            self._bytecode.want(digest, lambda: self._store.read(digest) if data is None else data)
+            self._bytecode.want(row.sha256, source)
 
 
 def _file_size(wheel: Wheel) -> int:

@@ -14,6 +14,7 @@ import os
 from hashlib import sha256
 from pathlib import Path
 
+from builder.bytecode import read_record, write_line
 from builder.destination import Row
 from builder.unpack import Unpacked
 from images.store import Store
@@ -62,3 +63,27 @@ def recall(store: Store, wheel: str) -> Unpacked | None:
             return None
         rows.append(row)
     return Unpacked(head.removeprefix(f"{FORMAT} "), rows)
+
+
+def sweep(store: Store) -> None:
+    """After a collection: forget what names objects that are gone. Raises OSError.
+
+    The sources that do not compile are forgotten too; finding that out again costs little.
+    """
+    root = Path(store.root)
+    for path in sorted((root / "wheels").glob("*.txt*")):
+        if path.suffix != ".txt" or recall(store, path.stem) is None:
+            path.unlink(missing_ok=True)
+    for path in sorted((root / "bytecode").glob("*.txt")):
+        header, results = read_record(path)
+        lines = [
+            write_line(source, result)
+            for source, result in results.items()
+            if result and store.is_present((result[0], False), result[1])
+        ]
+        if not lines:
+            path.unlink(missing_ok=True)
+            continue
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(header + "".join(lines))
+        temporary.replace(path)

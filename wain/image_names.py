@@ -159,6 +159,10 @@ def run_gc(args: argparse.Namespace, out: Output) -> int:
                 if root["kind"] == "export":
                     catalog.roots.forget("export", str(root["path"]))
     freed, users = catalog.collect(args.dry_run)
+    if not args.dry_run:
+        from builder.kept import sweep
+
+        sweep(catalog.store)
     for image_id, who in sorted(users.items()):
         out.detail(f"{short(image_id)} is used by {', '.join(who)}")
     verb = "would free" if args.dry_run else "freed"

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from builder.assemble import Image, Options, assemble
-from builder.bytecode import CompileError
+from builder.compilers import CompileError
 from builder.destination import WheelContentError
+from builder.kept import sweep
 from builder.layout import ConflictError
 from builder.prune import matcher
 from builder.secrets import SecretError
@@ -274,6 +275,34 @@ def test_what_was_kept_is_not_trusted_blindly(
     again = build([wheel])
     assert (again.id, again.unpacked) == (first.id, 1)
     assert store.verify() == []
+
+
+def test_bytecode_of_an_executable_source(build: Build, store: Store, tmp_path: Path) -> None:
+    wheel = make_wheel(
+        tmp_path, "demo", {"run.py": "#!/usr/bin/env python\n"}, executable=("run.py",)
+    )
+    without = build([wheel], bytecode=False)
+    image = build([wheel])
+    assert (image.unpacked, image.compiled) == (0, 1)
+    assert len(image.manifest.entries) == len(without.manifest.entries) + 1
+
+
+def test_a_collection_sweeps_what_was_kept(build: Build, store: Store, tmp_path: Path) -> None:
+    gone = make_wheel(tmp_path, "gone", {"gone.py": "g = 1\n", "broken.py": "def :\n"})
+    stays = make_wheel(tmp_path, "stays", {"stays.py": "s = 1\n"})
+    build([gone])
+    image = build([stays])
+    store.collect(image.manifest.objects(), [image.id])
+    sweep(store)
+    assert [path.stem for path in Path(store.root, "wheels").iterdir()] == [stays.sha256]
+    (record,) = Path(store.root, "bytecode").iterdir()
+    assert len(record.read_text().splitlines()) == 2
+    again = build([stays])
+    assert (again.id, again.unpacked, again.compiled) == (image.id, 0, 0)
+    assert build([gone]).unpacked == 1
+    store.collect([], [])
+    sweep(store)
+    assert list(Path(store.root, "bytecode").iterdir()) == []
 
 
 @pytest.mark.row("S4")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from builder import bytecode
-from builder.bytecode import Bytecode, CompileError, cache_tag, pyc_path
+from builder import compilers
+from builder.bytecode import Bytecode, pyc_path
+from builder.compilers import CompileError, cache_tag
 from images.render import Interpreter
 from images.store import Store
 
-WORKER = Path(bytecode.__file__).with_name("bytecode_worker.py").read_text()
+WORKER = Path(compilers.__file__).with_name("bytecode_worker.py").read_text()
 
 # Constants whose order in memory is not the order in the file, shared names, annotations.
 TRICKY = [
@@ -174,7 +175,7 @@ def test_an_interpreter_of_another_release_is_refused(
 def test_an_interpreter_that_dies_is_an_error_of_its_own(
     store: Store, interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bytecode, "_start", _dying(interpreter))
+    monkeypatch.setattr(compilers, "_start", _dying(interpreter))
     with pytest.raises(CompileError, match="ended early"):
         run(store, interpreter, [b"x = 1\n"] * 3)
 
