@@ -134,6 +134,12 @@ def test_a_stream_of_other_bytes_is_refused(
     assert _is_empty(store)
 
 
+def test_a_stream_that_ends_early_is_refused_without_a_hash_too(store: Store) -> None:
+    with pytest.raises(ObjectError, match="3 of 5 bytes came"), store.batch() as batch:
+        batch.put_file(io.BytesIO(b"whe"), size=5)
+    assert _is_empty(store)
+
+
 # What was changed afterwards
 
 
