@@ -25,7 +25,7 @@ from images.catalog import Catalog, ImageDocument, check_tag
 from images.errors import WainError
 from images.layout import ObjectError
 from images.manifest import Manifest
-from images.signature import put_signature, read_signatures
+from images.signature import put_signature, read_signatures, stored_statement
 
 if TYPE_CHECKING:
     from images.manifest import Key
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 _HEADER = "wain-bundle"
 _MAX_SMALL = 64 << 20  # bytes of any member that is not an object
+_MAX_SIGNATURES = 64
 _LEVEL = 1  # more costs minutes on a large image and saves a few per cent
 
 
@@ -129,7 +130,12 @@ def import_image(
     Raises BundleError naming what is wrong with the file; then nothing was added.
     """
     try:
-        with open(path, "rb") as raw, gzip.GzipFile(fileobj=raw) as packed:
+        # One lock from the first object to the tag: no collection comes between.
+        with (
+            catalog.store.writing(),
+            open(path, "rb") as raw,
+            gzip.GzipFile(fileobj=raw) as packed,
+        ):
             with tarfile.open(mode="r|", fileobj=packed) as tar:
                 done = _read(catalog, path, tar, tag, on_progress)
             if packed.read(1):
@@ -163,11 +169,14 @@ def _read(
     expected = manifest.objects()
     got: set[Key] = set()
     signatures: list[bytes] = []
-    with store.writing(), store.batch() as batch:
+    with store.batch() as batch:
         for member in members:
             name = member.name
             if name.startswith("signatures/"):
                 signatures.append(_bytes(path, tar, member))
+                stored_statement(signatures[-1], image_id)
+                if len(signatures) > _MAX_SIGNATURES:
+                    raise BundleError(path, f"has more than {_MAX_SIGNATURES} signatures")
                 continue
             key = (name[8:72], name.endswith(".x"))
             if not member.isfile() or name != _object_name(key) or key not in expected:
@@ -188,12 +197,11 @@ def _read(
             raise BundleError(path, f"{what} the file nor the store", hint)
 
     def finish() -> Bundle:
-        with store.writing():
-            store.put_manifest(manifest.to_bytes())
-            catalog.put_document(document)
-            for data in signatures:
-                put_signature(store, data, image_id)
-            catalog.tag(tag or header["tag"] or "latest", image_id)
+        store.put_manifest(manifest.to_bytes())
+        catalog.put_document(document)
+        for data in signatures:
+            put_signature(store, data, image_id)
+        catalog.tag(tag or header["tag"] or "latest", image_id)
         size = sum(expected[key] for key in got)
         return Bundle(image_id, document.name, tag or header["tag"], since, len(got), size)
 

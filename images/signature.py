@@ -98,14 +98,20 @@ def read_signatures(store: Store, image_id: str) -> dict[str, bytes]:
     return {fleet: read_signature(store, image_id, fleet) for fleet in fleets}
 
 
-def put_signature(store: Store, data: bytes, image_id: str) -> Statement:
-    """Keep a signed statement (see ``trust.dump_signed``); it is not checked against a trust."""
+def stored_statement(data: bytes, image_id: str) -> Statement:
+    """The statement of a signed document about an image, checked against no trust."""
     documents = load_signed(data)
     if len(documents) != 1:
         raise WainError("signature", f"{len(documents)} statements, expected one")
     statement = parse_statement(documents[0].payload)
     if statement.image != image_id:
         raise WainError("signature", f"is for image {statement.image[:12]}, not {image_id[:12]}")
+    return statement
+
+
+def put_signature(store: Store, data: bytes, image_id: str) -> Statement:
+    """Keep a signed statement (see ``trust.dump_signed``); it is not checked against a trust."""
+    statement = stored_statement(data, image_id)
     path = _path(store, image_id, statement.fleet)
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
