@@ -25,8 +25,8 @@ from packaging.utils import canonicalize_name
 from builder.buildenv import builder_of, make_build_env
 from builder.buildlock import find_build_lock
 from builder.layout import Layout
+from builder.requirements import project_name
 from builder.sdist import finder
-from builder.source_tree import build_requirements
 from builder.spec import BuildSpec
 from builder.unpack import unpack
 from images.environment import Editable
@@ -35,20 +35,11 @@ from images.manifest import Entry, Manifest
 from images.render import Interpreter, render
 from images.store import Store
 from images.thin import site_packages
-from images.tomlfile import load_toml
 from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import read_lock
 
 Progress = Callable[[str, int, int], None]
 _HINT = "editable = false in [env] takes the built package instead"
-
-
-def project_name(folder: str) -> str:
-    """The normalised name of the package in a folder; empty when it is not written there."""
-    document = load_toml(f"{folder}/pyproject.toml", "pyproject.toml")
-    project = document.data.get("project")
-    name = project.get("name") if isinstance(project, dict) else None
-    return canonicalize_name(name) if isinstance(name, str) else ""
 
 
 def build_editable(
@@ -64,7 +55,7 @@ def build_editable(
     None when the project is not in the image. Raises WainError when its backend has no
     editable hook or fails.
     """
-    owner = project_name(spec.project)
+    owner = project_name(Path(spec.project))
     if owner not in {entry.owner for entry in manifest.entries}:
         return None
     if on_progress:
@@ -104,11 +95,9 @@ def _build_environment(
 ) -> str:
     """An environment with what the build lock names; its Python."""
     path = find_build_lock(Path(spec.locks), owner, target)
-    if path is None and build_requirements(Path(spec.project), spec.project):
+    if path is None:
         where = f"{spec.locks}/pylock.build-{owner}.toml"
         raise WainError(where, "there is no build lock of the project", "wain lock")
-    if path is None:
-        raise WainError(spec.project, "has no build requirements", _HINT)
     wheel_of = finder(Wheelhouse(spec.wheelhouse), None, path.name)
     builder = builder_of(interpreter.executable)
     folder = scratch / "env"

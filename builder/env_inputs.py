@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 
 from builder.buildenv import builder_of
-from builder.requirements import files_read, read_inputs
-from builder.resolve import inputs_digest
+from builder.lockcheck import check_lock
+from builder.requirements import Inputs, files_read, read_inputs
 from builder.source_tree import project_files
 from builder.spec import FILE, BuildSpec, TargetSpec
+from builder.tracked import tracked_files
 from images.errors import WainError
 from images.render import Interpreter
-from wheelhouse.lock import read_lock
 
 # What a folder without a wain.toml is read from: one that appears changes the answer.
 _IMPLIED = ("requirements.txt", "pylock.toml", "pyproject.toml")
@@ -22,14 +22,12 @@ _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
 def lock_problem(spec: BuildSpec, target: TargetSpec) -> str:
-    """Why a target has to be locked first; empty when its lock is what the inputs lead to."""
-    path = Path(spec.lock_path(target.name))
-    if not path.is_file():
-        return "there is no lock yet"
-    wanted = target.target()
-    if read_lock(path).inputs_digest != inputs_digest(spec, read_inputs(spec), wanted):
-        return "the requirements have changed"
-    return ""
+    """Why a target has to be locked first; empty when its lock answers what is asked."""
+    inputs = Inputs(()) if spec.given_lock else read_inputs(spec)
+    verdict = check_lock(spec, target, inputs)
+    if verdict.problems:
+        return verdict.problems[0]
+    return "" if verdict.decided else "the requirements have changed"
 
 
 def deciding_files(spec: BuildSpec, target: TargetSpec) -> list[str]:
@@ -44,13 +42,27 @@ def deciding_files(spec: BuildSpec, target: TargetSpec) -> list[str]:
     if spec.project:
         names += [os.path.join(spec.project, name) for name in _PROJECT]
         if not spec.editable:
-            names += [str(path) for path in project_files(Path(spec.project))]
+            names += _sources(spec)
     shown = []
     for name in names:
         path = os.path.join(spec.folder, name)
         below = path.startswith(spec.folder + "/")
         shown.append(os.path.relpath(path, spec.folder) if below else path)
     return list(dict.fromkeys(shown))
+
+
+def _sources(spec: BuildSpec) -> list[str]:
+    """The files the project is built from, and what says which they are."""
+    project = Path(spec.project)
+    tracked = tracked_files(project)
+    if tracked is None:
+        return [str(path) for path in project_files(project)]
+    index = next(
+        (str(folder / ".git" / "index") for folder in (project, *project.parents)
+         if (folder / ".git" / "index").exists()),
+        None,
+    )  # fmt: skip
+    return [str(path) for path in tracked] + ([index] if index else [])
 
 
 def interpreter_at(program: str, python: str) -> Interpreter:

@@ -18,6 +18,8 @@ from images.interpreter import machine_problem, python_of, running_interpreter
 from images.layout import SuspectError
 from images.render import Interpreter
 from images.stamp import (
+    NAME,
+    Input,
     Stamp,
     boot_id,
     changed_inputs,
@@ -74,8 +76,6 @@ def _survived(stamp: Stamp, path: str, folder: str, wish: str) -> bool:
 
     It was not flushed to disk when it was made: a power cut may have cut files short.
     """
-    from images.stamp import NAME
-
     same_boot, stamp.boot = stamp.boot, boot_id()
     if same_boot == stamp.boot or not is_current(stamp, path, folder, wish):
         return False
@@ -201,6 +201,15 @@ def _make(
         names = list(dict.fromkeys([*names, interpreter.executable]))
         inputs = tuple(read_input(folder, name) for name in names)
 
+        if stamp is not None and not args.force and editable is None:
+            same = (stamp.image, stamp.mode, stamp.prefix, stamp.executable, stamp.editable,
+                    stamp.boot)  # fmt: skip
+            if same == (image_id, mode, path, interpreter.executable, "", boot_id()):
+                _stamp_again(stamp, folder, wish, inputs, path)
+                if not args.image:
+                    _remember(folder, args.target, stamp)
+                return report(out, stamp, path, False, began)
+
         def recreate() -> Recreated:
             return environment.recreate(
                 store, image_id if header.image_id != image_id else header, path, interpreter,
@@ -219,6 +228,17 @@ def _make(
             _remember(folder, args.target, fresh)
     _say(out, done)
     return report(out, fresh, path, True, began)
+
+
+def _stamp_again(
+    stamp: Stamp, folder: str, wish: str, inputs: tuple[Input, ...], path: str
+) -> None:
+    """The inputs changed and led to the same image (a comment, a new file of the same bytes)."""
+    stamp.project, stamp.request, stamp.inputs = folder, wish, inputs
+    try:
+        write_stamp(f"{path}/{NAME}", stamp)
+    except OSError as error:
+        raise WainError(f"{path}/{NAME}", error.strerror or str(error)) from None
 
 
 def _recipe(folder: str, target: str) -> str:
