@@ -8,13 +8,16 @@ import os
 from pathlib import Path
 
 from builder.buildenv import builder_of
+from builder.buildlock import build_inputs, build_target, find_build_lock, project_inputs
 from builder.lockcheck import check_lock
-from builder.requirements import Inputs, files_read, read_inputs
+from builder.requirements import Inputs, files_read, project_name, read_inputs
 from builder.source_tree import project_files
 from builder.spec import FILE, BuildSpec, TargetSpec
+from builder.tools import build_interpreter
 from builder.tracked import tracked_files
 from images.errors import WainError
 from images.render import Interpreter
+from wheelhouse.lock import read_lock
 
 # What a folder without a wain.toml is read from: one that appears changes the answer.
 _IMPLIED = ("requirements.txt", "pylock.toml", "pyproject.toml")
@@ -27,7 +30,21 @@ def lock_problem(spec: BuildSpec, target: TargetSpec) -> str:
     verdict = check_lock(spec, target, inputs)
     if verdict.problems:
         return verdict.problems[0]
-    return "" if verdict.decided else "the requirements have changed"
+    if not verdict.decided:
+        return "the requirements have changed"
+    return _build_lock_problem(spec, target) if spec.project else ""
+
+
+def _build_lock_problem(spec: BuildSpec, target: TargetSpec) -> str:
+    """The same of the project's build lock, which depends on its build table alone."""
+    wanted = target.target()
+    path = find_build_lock(Path(spec.locks), project_name(Path(spec.project)), target.name)
+    if path is None:
+        return "the project has no build lock"
+    builder = build_target(wanted, build_interpreter(wanted))
+    if read_lock(path).inputs_digest != build_inputs(project_inputs(Path(spec.project)), builder):
+        return "what builds the project has changed"
+    return ""
 
 
 def deciding_files(spec: BuildSpec, target: TargetSpec) -> list[str]:
