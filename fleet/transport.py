@@ -6,9 +6,11 @@ deadline. LocalTransport runs on this machine the very program SshTransport runs
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -63,72 +65,70 @@ class LocalTransport:
     def open(self, argv: list[str], deadline: float) -> Channel:
         """Start the program as a child, in a session of its own: Ctrl-C is not for it."""
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - the channel closes it
+        ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(
                 argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=errors,
-                bufsize=0,
                 start_new_session=True,
                 env=self._environment,
             )
         except OSError as error:
+            ours.close()
             errors.close()
             what = f"{argv[0]} cannot be started: {error.strerror}"
             raise HostError(self.name, "no-python", what) from None
-        return _PipeChannel(process, errors)
+        finally:
+            theirs.close()
+        return _ChildChannel(process, ours, errors)
 
 
-class _PipeChannel:
-    """A child process's pipes."""
+class _ChildChannel:
+    """A child process at the other end of a socket, which another thread may shut at any time."""
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-        assert process.stdin
-        assert process.stdout
+    def __init__(
+        self, process: subprocess.Popen[bytes], line: socket.socket, errors: IO[bytes]
+    ) -> None:
         self._process = process
+        self._line = line
         self._errors = errors
         self._patience = 5.0  # seconds an agent may take to end by itself
-        self._in, self._out = process.stdin, process.stdout
-        os.set_blocking(self._in.fileno(), False)
-        self._poll_out = select.poll()
-        self._poll_out.register(self._out.fileno(), select.POLLIN)
-        self._poll_in = select.poll()
-        self._poll_in.register(self._in.fileno(), select.POLLOUT)
 
     def read(self, size: int, deadline: float) -> bytes:
-        self._await(self._poll_out, deadline)
-        return os.read(self._out.fileno(), size)
+        self._until(deadline)
+        return self._line.recv(size)
 
     def write(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
         while view:
-            self._await(self._poll_in, deadline)
-            view = view[os.write(self._in.fileno(), view[:65536]) :]
+            self._until(deadline)
+            view = view[self._line.send(view) :]
 
-    def _await(self, poll: select.poll, deadline: float) -> None:
+    def _until(self, deadline: float) -> None:
         left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+        if left <= 0:
             self._patience = 0.1
             raise TimeoutError
+        self._line.settimeout(left)
 
     def ready(self) -> bool:
-        return bool(self._poll_out.poll(0))
+        return bool(select.select([self._line], [], [], 0)[0])
 
     def close_write(self) -> None:
-        self._in.close()
+        self._line.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        if not self._in.closed:
-            self._in.close()
-        self._out.close()
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
         try:
             self._process.wait(timeout=self._patience)
         except subprocess.TimeoutExpired:
             # Frozen. Its session is its own, an armed revert timer has another one.
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self._errors.close()
+        self._line.close()
 
     def status(self) -> int | None:
         try:
