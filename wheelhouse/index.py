@@ -159,19 +159,19 @@ class Wheelhouse:
                 if move and isinstance(source, Path):
                     source.unlink(missing_ok=True)
                 return entry
-        with self._stage() as stage:
-            staged = stage.folder / name
-            try:
+        try:
+            with self._stage() as stage:
+                staged = stage.folder / name
                 digest = take(source, staged, move)
-            except OSError as error:
-                raise WheelhouseError(
-                    bare(name), f"cannot be read or copied: {error.strerror}"
-                ) from None
-            if sha256 is not None and digest != sha256:
-                raise HashMismatch(name, sha256, digest)
-            entry = checked(staged, digest, upload_time, target, self._limits)
-            with self._lock():
-                return self._publish(stage, entry)
+                if sha256 is not None and digest != sha256:
+                    raise HashMismatch(name, sha256, digest)
+                entry = checked(staged, digest, upload_time, target, self._limits)
+                with self._lock():
+                    return self._publish(stage, entry)
+        except OSError as error:
+            raise WheelhouseError(
+                bare(name), f"cannot be taken in: {error.strerror or error}"
+            ) from None
 
     def _publish(self, stage: Stage, entry: Entry) -> Entry:
         """Make a checked file visible; the lock is held."""
@@ -189,6 +189,7 @@ class Wheelhouse:
             )
         stage.write_intent(json.dumps({"add": entry.to_bytes().decode()}).encode())
         self._finish_add(stage, entry)
+        stage.finished()
         return entry
 
     def _finish_add(self, stage: Stage, entry: Entry) -> None:
@@ -212,6 +213,7 @@ class Wheelhouse:
                 names = [entry.filename for entry in gone]
                 stage.write_intent(json.dumps({"remove": names}).encode())
                 self._finish_remove(stage, names)
+                stage.finished()
         return gone
 
     def _finish_remove(self, stage: Stage, names: list[str]) -> None:
@@ -260,7 +262,7 @@ class Wheelhouse:
         """
         self._check_format()
         if self.folder.is_dir():
-            with contextlib.suppress(WheelhouseError), self._stage():
+            with contextlib.suppress(WheelhouseError, OSError), self._stage():
                 pass
         return verify(self._notes, self._site, on_progress)
 
@@ -313,16 +315,23 @@ class Wheelhouse:
         """Finish or undo what interrupted processes began; the lock is held."""
         for left in abandoned(self.folder / ".staging"):
             try:
-                intent = json.loads((left.folder / INTENT).read_bytes())
-            except (OSError, ValueError):
-                intent = {}
-            if "add" in intent:
-                entry = Entry.from_bytes(str(intent["add"]).encode())
-                if entry is not None:
-                    self._finish_add(left, entry)
-            elif "remove" in intent:
-                self._finish_remove(left, [str(name) for name in intent["remove"]])
+                self._settle_one(left)
+            except OSError:
+                # A full disk, say: it stays for later, and must not keep anyone from pruning.
+                left.keep()
             left.close()
+
+    def _settle_one(self, left: Stage) -> None:
+        try:
+            intent = json.loads((left.folder / INTENT).read_bytes())
+        except (OSError, ValueError):
+            return
+        if "add" in intent:
+            entry = Entry.from_bytes(str(intent["add"]).encode())
+            if entry is not None:
+                self._finish_add(left, entry)
+        elif "remove" in intent:
+            self._finish_remove(left, [str(name) for name in intent["remove"]])
 
 
 def parse_requirement(requirement: Requirement | str) -> Requirement:

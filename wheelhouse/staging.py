@@ -25,6 +25,7 @@ class Stage:
     def __init__(self, folder: Path, handle: int) -> None:
         self.folder = folder
         self._handle = handle
+        self._unfinished = False
 
     def publish(self, path: Path, data: bytes, *, durable: bool = False) -> None:
         """Replace ``path`` by ``data`` in one step; readers see the old file or the new."""
@@ -35,10 +36,20 @@ class Stage:
     def write_intent(self, data: bytes) -> None:
         """Say what is about to become visible; durable when this returns."""
         self.publish(self.folder / INTENT, data, durable=True)
+        self._unfinished = True
+
+    def finished(self) -> None:
+        """Say that all the intent speaks of is done."""
+        self._unfinished = False
+
+    def keep(self) -> None:
+        """Leave the folder to whoever comes next: what it says could not be finished now."""
+        self._unfinished = True
 
     def close(self) -> None:
-        """Remove the folder and let go of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Let go of the folder, and remove it unless its intent is still to be finished."""
+        if not self._unfinished:
+            shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._handle)
 
 

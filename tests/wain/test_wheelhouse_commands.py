@@ -68,7 +68,7 @@ def test_a_refused_file_does_not_stop_the_others(
     assert code == 1
     lines = err.splitlines()
     assert lines[0].startswith("wain: error: bad-1.0-py3-none-any.whl: W6: ")
-    assert lines[1].startswith("wain: error: gone-1.0-py3-none-any.whl: cannot be read")
+    assert lines[1].startswith("wain: error: gone-1.0-py3-none-any.whl: cannot be taken in")
     document = json.loads(out)
     assert [f["file"] for f in document["files"]] == [good.name]
     assert [r["rule"] for r in document["refused"]] == ["W6", None]

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,7 @@ def test_a_source_that_is_no_file(what: str, tmp_path: Path, house: Wheelhouse) 
         path.mkdir()
     elif what == "fifo":
         os.mkfifo(path)
-    with pytest.raises(WheelhouseError, match="cannot be read"):
+    with pytest.raises(WheelhouseError, match="cannot be taken in"):
         house.add(path)
     assert leftovers(house) == []
 
@@ -531,6 +532,57 @@ def test_readers_never_see_a_page_that_names_a_missing_file(
             looks += 1
     assert process.returncode == 0
     assert looks > 0
+
+
+_NO_SPACE = """
+import resource, signal, sys
+from pathlib import Path
+from wheelhouse.errors import WheelhouseError
+from wheelhouse.index import Wheelhouse
+house = Wheelhouse(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    house.add(Path(sys.argv[3]))
+except WheelhouseError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.row("D1")
+@pytest.mark.parametrize("limit", [0, 100, 500, 700, 1200])
+def test_a_disk_that_takes_no_more(limit: int, tmp_path: Path, house: Wheelhouse) -> None:
+    """Writes fail at several sizes: one line, nothing half done, and the same again works."""
+    kept = house.add(make_wheel(tmp_path, "kept"))
+    path = make_wheel(tmp_path, files={"demo/big.bin": random.Random(1).randbytes(600)})
+    command = [sys.executable, "-c", _NO_SPACE, str(house.folder), str(limit), str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == f"{path.name}: cannot be taken in: File too large\n"
+    assert house.verify() == ()
+    assert leftovers(house) == []
+    assert set(house.files()) >= {kept}
+    house.add(path)
+    assert house.verify() == ()
+    assert len(house.files()) == 2
+
+
+@pytest.mark.row("D1")
+def test_a_disk_that_is_full_when_the_page_is_written(tmp_path: Path, house: Wheelhouse) -> None:
+    """The file is in, its page is not: the next command writes it, and pruning is possible."""
+    for number in range(8):
+        house.add(make_wheel(tmp_path, version=f"1.{number}"))
+    path = make_wheel(tmp_path, version="2.0")
+    limit = path.stat().st_size + 10
+    assert (house.folder / "simple" / "demo" / "index.html").stat().st_size > limit
+    command = [sys.executable, "-c", _NO_SPACE, str(house.folder), str(limit), str(path)]
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert result.stderr in ("", f"{path.name}: cannot be taken in: File too large\n")
+        assert len(page(house, "demo")["files"]) == 8  # type: ignore[arg-type]
+    assert house.verify() == ()
+    assert len(house.files()) == len(page(house, "demo")["files"]) == 9  # type: ignore[arg-type]
+    assert leftovers(house) == []
 
 
 # Kills the process just before the n-th call that changes something visible.
