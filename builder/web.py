@@ -10,6 +10,7 @@ import os
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,10 +103,13 @@ class Web:
         headers = {"Accept": accept, "Accept-Encoding": "gzip"}
         with self.open(url, headers) as answer:
             body = bytearray()
-            for block in answer.response.stream(_BLOCK, decode_content=True):
+            end = time.monotonic() + 4 * self._settings.timeout
+            while block := answer.response.read1(_BLOCK, decode_content=True):
                 body += block
                 if len(body) > limit:
                     raise WebError(url, f"is longer than {limit} bytes, no page of an index is")
+                if time.monotonic() > end:
+                    raise WebError(url, "did not send its page in time", passing=True)
             kind = answer.response.headers.get("content-type", "")
             return bytes(body), kind, without_credentials(answer.url)
 

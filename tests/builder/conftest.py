@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from builder.interpreter import find
 from images.render import Interpreter
 from images.store import Store
 from images.tree import checkout
+from tests.support.httpserver import Server, serving
 from wheelhouse.target import Target
 
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
@@ -99,3 +101,31 @@ def real_wheels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return folders[python]
 
     return get
+
+
+@pytest.fixture
+def own_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No configuration of pip's or uv's but what the test sets; no logins of the user's."""
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_")) or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip-cache"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return monkeypatch
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """An HTTP server for the time of the test."""
+    with serving() as served:
+        yield served
+
+
+@pytest.fixture
+def other_server() -> Iterator[Server]:
+    """A second one."""
+    with serving() as served:
+        yield served
