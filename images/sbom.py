@@ -14,7 +14,14 @@ from collections.abc import Iterator
 from email.parser import BytesHeaderParser
 
 from cyclonedx.exception import CycloneDxException
-from cyclonedx.model import ExternalReference, ExternalReferenceType, HashType, Property, XsUri
+from cyclonedx.model import (
+    ExternalReference,
+    ExternalReferenceType,
+    HashAlgorithm,
+    HashType,
+    Property,
+    XsUri,
+)
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.bom_ref import BomRef
 from cyclonedx.model.component import Component, ComponentType
@@ -58,7 +65,7 @@ def make_sbom(store: Store, manifest: Manifest, document: ImageDocument) -> byte
         version=manifest.image_id[:12],
         type=ComponentType.APPLICATION,
         bom_ref=f"image:{manifest.image_id}",
-        hashes=[HashType.from_composite_str(f"sha256:{manifest.image_id}")],
+        hashes=[_sha256(manifest.image_id)],
         properties=[
             Property(name="wain:python", value=manifest.python),
             Property(name="wain:abi", value=manifest.abi),
@@ -75,6 +82,10 @@ def make_sbom(store: Store, manifest: Manifest, document: ImageDocument) -> byte
     result = json.loads(JsonV1Dot6(bom).output_as_string())
     del result["metadata"]["timestamp"]
     return (json.dumps(result, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _sha256(digest: str) -> HashType:
+    return HashType(alg=HashAlgorithm.SHA_256, content=digest)
 
 
 def _headers(store: Store, entry: Entry | None) -> list[tuple[str, str]]:
@@ -110,7 +121,7 @@ def _component(
             ExternalReference(
                 type=ExternalReferenceType.BOM,
                 url=XsUri(entry.path),
-                hashes=[HashType.from_composite_str(f"sha256:{entry.sha256}")],
+                hashes=[_sha256(entry.sha256)],
             )
         )
         below += _carried(store, package.name, entry)
@@ -120,7 +131,7 @@ def _component(
         type=ComponentType.LIBRARY,
         bom_ref=f"pkg:{package.name}@{package.version}",
         purl=PackageURL("pypi", None, package.name, package.version),
-        hashes=[HashType.from_composite_str(f"sha256:{package.sha256}")],
+        hashes=[_sha256(package.sha256)],
         licenses=licenses,
         description=description,
         external_references=references,
