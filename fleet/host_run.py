@@ -87,6 +87,11 @@ class HostRun:
                 broken = error.kind in ("agent-died", "unreachable") and not self._generation
                 if not broken or attempt == TRIES or self._job.cancelled.is_set():
                     return self._failed(error)
+            except (ValueError, OSError) as error:
+                if not self._job.cancelled.is_set():
+                    raise
+                # What a line closed under our feet looks like.
+                return self._failed(HostError(self._host.name, "cancelled", f"stopped: {error}"))
             finally:
                 self._leave()
             time.sleep(random.uniform(0.1, 0.4) * 2**attempt)
