@@ -37,9 +37,16 @@ def run(agent: Agent, request: Request) -> Answer:
     command, seconds = text(request, "command"), number(request, "timeout")
     image = _release(agent, request)
     _push_deadline(agent.root, seconds)
-    return run_command(
-        agent.root, image, command, seconds, text(request, "env_file"), agent.source, agent
-    )
+    try:
+        return run_command(
+            agent.root, image, command, seconds, text(request, "env_file"), agent.source, agent
+        )
+    except Closed:
+        # The controller is gone in the middle of a hook or check: do not wait out its deadline.
+        armed = agent_timer.deadline(agent.root)
+        if armed:
+            agent_timer.set_deadline(agent.root, armed[0], 0.0, shorten=True)
+        raise
 
 
 def _release(agent: Agent, request: Request) -> str | None:

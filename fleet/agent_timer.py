@@ -27,14 +27,16 @@ TICK = 0.1  # seconds between looks at the deadline
 PATIENCE = 5.0  # seconds the timer waits for the lock before it ends the agent that armed it
 
 
-def set_deadline(root: str, generation: int, seconds: float) -> float:
+def set_deadline(root: str, generation: int, seconds: float, shorten: bool = False) -> float:
     """Move the deadline to ``seconds`` from now unless it is later already; what it is now.
+
+    With ``shorten`` it may come nearer too: nobody is left who could confirm.
 
     Not synced: it means nothing after a reboot, and then no timer lives either.
     """
     found = deadline(root)
     wanted = time.monotonic() + seconds
-    if found is not None and found[0] == generation:
+    if not shorten and found is not None and found[0] == generation:
         wanted = max(wanted, found[1])
     path = f"{root}/agent/deadline"
     new = f"{path}.{os.getpid()}"

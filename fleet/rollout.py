@@ -216,6 +216,8 @@ class Rollout:
 
     def _limit(self, at: int | None) -> str:
         """Why the roll-out must stop now; empty when it need not."""
+        if self._job.cancelled.is_set():
+            return ""  # hosts that were told to stop are no verdict on the image
         counts = {"failed": 0, "unreachable": 0, "wave_failed": 0, "wave_unreachable": 0}
         for name, outcome in self._outcomes.items():
             word = (
@@ -311,7 +313,8 @@ class Rollout:
         went = [name for name in self._outcomes if self._switched(name)]
         untouched = UNTOUCHED in states
         failed = sum(state in (FAILED, REVERTED) for state in states)
-        if self._control.interrupts and untouched and not self._halted_by:
+        stopped = untouched or self._job.cancelled.is_set()
+        if self._control.interrupts and stopped and not self._halted_by:
             result, code = "interrupted", 130
         elif self._halted_by and (failed or untouched):
             result = "reverted" if REVERTED in states and not went else "halted"
