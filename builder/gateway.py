@@ -43,6 +43,7 @@ class Gateway:
         self._token = secrets.token_urlsafe(16)
         self._pages: dict[str, bytes] = {}
         self._files: dict[str, str] = {}
+        self._listed: dict[str, IndexFile] = {}
         self._lock = threading.Lock()
         self.errors: dict[str, WainError] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
@@ -79,11 +80,18 @@ class Gateway:
     def _base(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/{self._token}/"
 
-    def original(self, url: str) -> str:
-        """The real address behind one of this index's; any other as it is."""
-        if not url.startswith(self._base):
-            return url
-        return self._files[url.removeprefix(self._base).split("/")[1]]
+    def original(self, file: IndexFile) -> IndexFile:
+        """A file of an answer as its own index lists it, at its own address."""
+        url = file.url
+        if url.startswith(self._base):
+            url = self._files[url.removeprefix(self._base).split("/")[1]]
+        listed = self._listed.get(url, file)
+        return file._replace(
+            url=url,
+            sha256=listed.sha256 or file.sha256,
+            size=listed.size or file.size,
+            upload_time=listed.upload_time,
+        )
 
     def page(self, name: str) -> bytes | None:
         """The JSON page of a project; None when no place has it. Raises WainError."""
@@ -99,6 +107,8 @@ class Gateway:
             self.errors[name] = error
             raise
         files = listing.files
+        with self._lock:
+            self._listed.update({file.url: file for file in files})
         if self._cutoff is not None:
             files = self._cutoff.filter(name, files)
         page = json.dumps(
@@ -158,8 +168,9 @@ class Gateway:
         try:
             page = self.page(name)
         except WainError:
-            handler.send_error(502)
-            return
+            # The resolver may do without this project; whoever runs it looks at `errors`. An
+            # answer such as 502 would only be asked for again and again.
+            page = None
         if page is None:
             handler.send_error(404)
             return

@@ -268,16 +268,16 @@ def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[
         try:
             found = resolver.resolve(question, Gate(gateway.url))
         except ResolveError:
-            if gateway.errors:
-                raise next(iter(gateway.errors.values())) from None
-            raise
-        finally:
-            for note in gateway.notes:
-                say(note)
+            if not gateway.errors:
+                raise
+            found = ()
+        for note in gateway.notes:
+            say(note)
+        if gateway.errors:
+            # Also when there is an answer: it was found as if the project did not exist.
+            raise next(iter(gateway.errors.values()))
         return tuple(
-            package._replace(
-                files=tuple(file._replace(url=gateway.original(file.url)) for file in package.files)
-            )
+            package._replace(files=tuple(gateway.original(file) for file in package.files))
             for package in found
         )
 

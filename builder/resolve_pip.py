@@ -174,8 +174,11 @@ def _environment(target: Target, folder: Path, gate: Gate | None) -> dict[str, s
         environment.pop(name, None)
     running = Target.running()
     if target.libc and target.platform != running.platform:
-        (folder / "_manylinux.py").write_text(_floor(target))
-        paths = [str(folder), environment.get("PYTHONPATH", "")]
+        # In a folder of its own: pip takes the one it runs in off the path.
+        floor = folder / "floor"
+        floor.mkdir()
+        (floor / "_manylinux.py").write_text(_floor(target))
+        paths = [str(floor), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return environment
 
