@@ -16,7 +16,7 @@ from typing import NamedTuple
 from images.errors import UsageError, WainError
 from images.interpreter import machine_problem
 from images.manifest import Entry, Manifest
-from images.place import WAYS, write_own
+from images.place import FOLDER_MODE, WAYS, write_own
 from images.render import Interpreter, prefix_problem
 from images.roots import Roots
 from images.stamp import NAME, Input, Stamp, boot_id, read_stamp
@@ -159,7 +159,7 @@ def recreate(
                 link=link, fsync=False, on_progress=on_progress,
             )  # fmt: skip
             for name, (data, executable) in extras.items():
-                os.makedirs(os.path.dirname(f"{staged}/{name}"), 0o755, exist_ok=True)
+                _make_parents(staged, name)
                 write_own(f"{staged}/{name}", data, executable)
             write_own(f"{staged}/{NAME}", stamp.to_bytes(), False)
             # Before the names change: a root of an environment that is not there yet is
@@ -171,6 +171,16 @@ def recreate(
             if os.path.lexists(staged) and not remove_tree(staged):
                 leftover = staged
     return Recreated(path, image_id, mode, files, done, shared_done, placed, leftover)
+
+
+def _make_parents(root: str, name: str) -> None:
+    """The folders above a file, with check-out's mode whatever the umask. Raises OSError."""
+    parts = name.split("/")[:-1]
+    for count in range(1, len(parts) + 1):
+        folder = "/".join([root, *parts[:count]])
+        if not os.path.isdir(folder):
+            os.mkdir(folder)
+            os.chmod(folder, FOLDER_MODE)
 
 
 @contextmanager
