@@ -771,6 +771,16 @@ def broken_requires_python(wheel: Draft) -> None:
     del wheel
 
 
+@kind("W9", "2 fields Requires-Python", requires_python=">=3")
+def two_requires_pythons(wheel: Draft) -> None:
+    _metadata(wheel, b"Requires-Python", b"Requires-Python: >=2\nRequires-Python")
+
+
+@kind("W9", "Tag 'py3--any'")
+def tag_that_is_none(wheel: Draft) -> None:
+    _metadata(wheel, b"Tag: py3-none-any", b"Tag: py3--any", "WHEEL")
+
+
 @kind("W9", "has no demo-1.0.dist-info/METADATA")
 def no_metadata(wheel: Draft) -> None:
     wheel.remove("METADATA")

@@ -11,7 +11,7 @@ import pytest
 from packaging.tags import Tag
 
 from tests.support.malformed import KINDS, Kind
-from tests.support.wheels import draft, make_wheel
+from tests.support.wheels import draft, make_sdist, make_wheel
 from wheelhouse.index import Wheelhouse
 from wheelhouse.target import Target
 from wheelhouse.wheel import WheelError, check_wheel
@@ -123,12 +123,20 @@ def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
         read_exactly(stream.fileno(), 100, path.stat().st_size - 50)
 
 
-@pytest.mark.parametrize("where", ["folder", "fifo", "missing"])
-def test_what_is_no_file(where: str, tmp_path: Path) -> None:
+def test_an_sdist_is_no_wheel(tmp_path: Path) -> None:
+    with pytest.raises(WheelError, match=r"W9: file name 'demo-1\.0\.tar\.gz' is no wheel's"):
+        check_wheel(make_sdist(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [("folder", "regular file"), ("fifo", "regular file"), ("missing", "No such file")],
+)
+def test_what_is_no_file(where: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "demo-1.0-py3-none-any.whl"
     if where == "folder":
         path.mkdir()
     elif where == "fifo":
         os.mkfifo(path)
-    with pytest.raises(WheelError, match="W6"):
+    with pytest.raises(WheelError, match=f"W6: .*{says}"):
         check_wheel(path)

@@ -157,6 +157,30 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 
 @pytest.mark.row("W11")
+def test_a_file_in_place_of_the_folder(tmp_path: Path, house: Wheelhouse) -> None:
+    path = tmp_path / "demo-1.0.tar.gz"
+    path.write_bytes(tar_bytes([tar_member("demo-1.0", b"x")]))
+    assert "outside any folder" in refused(path, house)
+
+
+@pytest.mark.row("W11")
+def test_a_name_that_is_not_utf8(tmp_path: Path, house: Wheelhouse) -> None:
+    path = make_sdist(tmp_path)
+    plain = gzip.decompress(path.read_bytes())
+    info = tarfile.TarInfo("demo-1.0/caf\udce9")
+    header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    end = len(plain.rstrip(b"\0")) // 512 * 512 + 512
+    path.write_bytes(gzip.compress(plain[:end] + header + bytes(10240)))
+    assert "UTF-8" in refused(path, house)
+
+
+def test_pkg_info_without_end(tmp_path: Path) -> None:
+    files = {**sdist_files(), "PKG-INFO": bytes(33 << 20)}
+    with pytest.raises(WheelError, match=r"W8: PKG-INFO has \d+ bytes"):
+        check_sdist(make_sdist(tmp_path, files=files))
+
+
+@pytest.mark.row("W11")
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_archives(name: str, tmp_path: Path, house: Wheelhouse) -> None:
     says, damage = DAMAGE[name]
