@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,29 @@ def test_collection_waits_for_nobody_and_takes_nothing_from_a_writer(catalog: Ca
     assert present(catalog, image.image_id) == [True]
     with catalog.roots.adding(), pytest.raises(LockedError, match="being added"):
         catalog.collect()
+
+
+@pytest.mark.row("S3")
+def test_what_becomes_live_while_the_live_are_counted_stays(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(catalog, V1)
+    count = catalog.roots.live
+    made: list[str] = []
+    thread = threading.Thread(target=lambda: made.append(keep(catalog, V2, "v2").image_id))
+
+    def counted() -> object:
+        found = count()
+        thread.start()
+        # It may do all it can; what it cannot is to tag, and it holds the store meanwhile.
+        thread.join(0.5)
+        return found
+
+    monkeypatch.setattr(catalog.roots, "live", counted)
+    with pytest.raises(LockedError):
+        catalog.collect()
+    thread.join(60)
+    assert present(catalog, *made) == [True]
 
 
 def _collect_forever(root: str, project: str) -> None:

@@ -98,15 +98,35 @@ def test_thin_environments_share_one_checkout(store: Store, tmp_path: Path) -> N
     assert say(tmp_path / "a", where) == say(tmp_path / "b", where)
 
 
-def test_a_changed_shared_checkout_is_made_again(store: Store, tmp_path: Path) -> None:
+def _grow(folder: Path) -> None:
+    (folder / "empty.py").write_text("raise SystemExit('changed')\n")
+
+
+def _same_size(folder: Path) -> None:
+    path = folder / "m0.py"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"N = 0", b"N = 9"))
+
+
+def _lose(folder: Path) -> None:
+    (folder / "m0.py").unlink()
+
+
+def _add(folder: Path) -> None:
+    (folder / "stray.py").write_text("")
+
+
+@pytest.mark.parametrize("change", [_grow, _same_size, _lose, _add])
+def test_a_changed_shared_checkout_is_made_again(
+    store: Store, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     manifest = make_image(store, V1)
-    recreate(store, manifest, str(tmp_path / "a"), HERE, mode="thin")
-    victim = next((tmp_path / "store" / "checkouts").rglob("alpha/empty.py"))
-    victim.chmod(0o644)
-    victim.write_text("raise SystemExit('changed')\n")
+    recreate(store, manifest, str(tmp_path / "a"), HERE, mode="thin", link=("copy",))
+    change(next((tmp_path / "store" / "checkouts").rglob("site-packages/alpha")))
     again = recreate(store, manifest, str(tmp_path / "b"), HERE, mode="thin")
     assert again.shared is not None
-    assert say(tmp_path / "a", "import alpha.empty; print(1)") == "1"
+    code = "import alpha.empty, alpha.m0; print(alpha.m0.N)"
+    assert say(tmp_path / "a", code) == "0"
 
 
 # What may be replaced
