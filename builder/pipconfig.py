@@ -78,36 +78,32 @@ def read_values(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     }
     merged: dict[str, str] = {}
     for layer in layers.values():
-        merged.update(layer)
+        # An empty value takes back what an earlier file said in the same section, no more.
+        merged.update({name: value for name, value in layer.items() if value})
     return merged
 
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
-    """The files pip reads, those that win last. They need not exist."""
+    """The files pip reads, those that win last. They need not exist.
+
+    With ``PIP_CONFIG_FILE`` the user's own are left out; with the null device, all are.
+    """
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return []
     home = Path(environ.get("HOME") or Path.home())
-    files: list[Path]
     if sys.platform == "darwin":
-        files = [
-            Path("/Library/Application Support/pip") / _BASENAME,
-            home / ".pip" / _BASENAME,
-            _mac_user(home) / _BASENAME,
-        ]
+        shared = [Path("/Library/Application Support/pip")]
+        personal = [home / ".pip", _mac_user(home)]
     else:
-        shared = environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
-        personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        files = [Path(folder) / "pip" / _BASENAME for folder in shared.split(":") if folder]
-        files += [
-            Path("/etc") / _BASENAME,
-            home / ".pip" / _BASENAME,
-            personal / "pip" / _BASENAME,
-        ]
-    files.append(Path(sys.prefix) / _BASENAME)
-    if named:
-        files.append(Path(named))
-    return files
+        folders = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+        shared = [*(Path(folder) / "pip" for folder in folders if folder), Path("/etc")]
+        config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+        personal = [home / ".pip", config / "pip"]
+    if named and Path(named).exists():
+        personal = []
+    files = [folder / _BASENAME for folder in (*shared, *personal, Path(sys.prefix))]
+    return [*files, Path(named)] if named else files
 
 
 def _mac_user(home: Path) -> Path:
@@ -134,8 +130,7 @@ def _read(layers: dict[str, dict[str, str]], path: Path) -> None:
         raise UsageError(str(path), f"is no pip configuration: {line}") from None
     for section in _SECTIONS:
         if parser.has_section(section):
-            found = parser.items(section)
-            layers[section].update({name: value for name, value in found if value.strip()})
+            layers[section].update(parser.items(section))
 
 
 def _settings(merged: Mapping[str, str]) -> PipSettings:
