@@ -27,8 +27,6 @@ from packaging.pylock import (
     PackageSdist,
     PackageWheel,
     Pylock,
-    PylockSelectError,
-    PylockUnsupportedVersionError,
     PylockValidationError,
     is_valid_pylock_path,
 )
@@ -41,23 +39,16 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
-from wheelhouse.errors import WheelhouseError
 from wheelhouse.files import write_atomically
-from wheelhouse.target import Target, TargetError, build_key, check_marker
+from wheelhouse.select import LockError as LockError
+from wheelhouse.select import selected, validated
+from wheelhouse.target import Target, TargetError
 from wheelhouse.text import bare, shown
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_FILENAME = re.compile(r"[^/\\\x00-\x1f\x7f]+")
 _URL_PASSWORD = re.compile(r"://[^/@\s]*@")
 _CREATOR = "wainwright"
-
-
-class LockError(WheelhouseError):
-    """A lock that cannot be read or used: ``where`` is the file, ``key`` the place in it."""
-
-    def __init__(self, path: str | os.PathLike[str], key: str, what: str, hint: str = "") -> None:
-        self.key = key
-        super().__init__(bare(os.fspath(path)), f"{bare(key)}: {what}" if key else what, hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +259,7 @@ def parse_lock(data: bytes, path: Path, target: Target | None = None) -> Lock:
         raise LockError(path, "", f"is not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise LockError(path, "", f"is not TOML: {bare(str(error))}") from None
-    pylock = _validated(document, path)
+    pylock = validated(document, path)
     tool = document.get("tool", {}).get("wainwright", {})
     if not isinstance(tool, Mapping):
         raise LockError(path, "tool.wainwright", f"is {shown(str(tool))}, expected a table")
@@ -289,21 +280,10 @@ def parse_lock(data: bytes, path: Path, target: Target | None = None) -> Lock:
                 requires_python=str(package.requires_python) if package.requires_python else None,
                 direct=package.name in direct,
             )
-            for package, source in _selected(pylock, target, path)
+            for package, source in selected(pylock, target, path)
         ),
         inputs_digest=digest,
     )
-
-
-def _validated(document: Mapping[str, Any], path: Path) -> Pylock:
-    try:
-        return Pylock.from_dict(document)
-    except PylockUnsupportedVersionError as error:
-        raise LockError(
-            path, "lock-version", bare(error.message), "made for a newer wainwright?"
-        ) from None
-    except PylockValidationError as error:
-        raise LockError(path, error.context or "", bare(error.message)) from None
 
 
 def _target_in(tool: Mapping[str, Any], path: Path) -> Target | None:
@@ -321,66 +301,6 @@ def _target_in(tool: Mapping[str, Any], path: Path) -> Target | None:
         return Target(name, python, platform, full, bool(fields.get("local-wheels", False)))
     except TargetError as error:
         raise LockError(path, key, error.what, error.hint) from None
-
-
-def _selected(
-    pylock: Pylock, target: Target, path: Path
-) -> list[tuple[Package, PackageWheel | PackageSdist]]:
-    """What the target installs, best wheel first, by packaging's own rules.
-
-    All eleven marker variables are handed over: whatever is missing there would be read from
-    the machine this runs on.
-    """
-    for index, package in enumerate(pylock.packages):
-        if package.marker is not None:
-            check_marker(package.marker, f"{bare(path)}: packages[{index}].marker")
-    for index, marker in enumerate(pylock.environments or ()):
-        check_marker(marker, f"{bare(path)}: environments[{index}]")
-    found: list[tuple[Package, PackageWheel | PackageSdist]] = []
-    try:
-        for package, source in _builds_ordered(pylock).select(
-            environment=target.environment(), tags=target.tags()
-        ):
-            if not isinstance(source, PackageWheel | PackageSdist):
-                raise LockError(
-                    path,
-                    _key(pylock, package),
-                    f"{shown(package.name)} comes from a "
-                    f"{type(source).__name__.removeprefix('Package').lower()}",
-                    "only wheels and sdists with a sha256 can be installed",
-                )
-            found.append((package, source))
-    except PylockSelectError as error:
-        raise LockError(path, "", f"target {target.name}: {bare(str(error), 400)}") from None
-    return found
-
-
-def _builds_ordered(pylock: Pylock) -> Pylock:
-    """The same lock with the wheels of every package in descending order of build tag.
-
-    packaging ranks by tags alone and keeps the order of equals; the wheel specification says
-    the higher build tag wins.
-    """
-    packages = []
-    for package in pylock.packages:
-        if package.wheels and len(package.wheels) > 1:
-            wheels = sorted(
-                package.wheels,
-                key=lambda wheel: build_key(parse_wheel_filename(wheel.filename)[2]),
-                reverse=True,
-            )
-            fields = {name: getattr(package, name) for name in package.__dataclass_fields__}
-            package = Package(**{**fields, "wheels": wheels})
-        packages.append(package)
-    fields = {name: getattr(pylock, name) for name in pylock.__dataclass_fields__}
-    return Pylock(**{**fields, "packages": packages})
-
-
-def _key(pylock: Pylock, package: Package) -> str:
-    for index, candidate in enumerate(pylock.packages):
-        if candidate.name == package.name and candidate.version == package.version:
-            return f"packages[{index}]"
-    return "packages"
 
 
 def _version(package: Package, source: PackageWheel | PackageSdist, path: Path) -> str:

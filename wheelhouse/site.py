@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ class Site:
 
     def projects(self) -> list[str]:
         """The projects that have pages, sorted."""
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(
-                path.name for path in self.root.iterdir() if (path / "index.json").exists()
-            )
-        return []
+        try:
+            with os.scandir(self.root) as found:
+                return sorted(entry.name for entry in found if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def write_project(
         self, stage: Stage, project: str, entries: Sequence[Entry], *, root: bool = True
@@ -38,7 +38,7 @@ class Site:
             stage.publish(folder / "index.json", pages.project_json(project, entries))
             if root and not known:
                 self.write_root(stage)
-        elif known:
+        elif folder.is_dir():
             if root:
                 self.write_root(stage, leaving_out=project)
             shutil.rmtree(folder, ignore_errors=True)
