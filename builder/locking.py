@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from builder import places
@@ -285,19 +286,12 @@ def _read(path: Path) -> Lock | None:
 
 def parse_upgrades(words: Sequence[str]) -> dict[str, str]:
     """``PKG`` or ``PKG==X`` → name and version. Raises UsageError."""
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
-
     found: dict[str, str] = {}
     for word in words:
-        name, equals, version = word.partition("==")
+        name, equals, version = (part.strip() for part in word.partition("=="))
         try:
-            parsed = Requirement(name.strip())
-            plain = str(parsed) == name.strip()
-            version = str(Version(version.strip())) if equals else ""
-        except (InvalidRequirement, InvalidVersion):
-            plain = False
-        if not plain:
-            raise UsageError("--upgrade", f"{word!a} is neither PKG nor PKG==VERSION")
-        found[canonicalize_name(parsed.name)] = version
+            key = canonicalize_name(name, validate=True)
+            found[key] = str(Version(version)) if equals else ""
+        except (InvalidName, InvalidVersion):
+            raise UsageError("--upgrade", f"{word!a} is neither PKG nor PKG==VERSION") from None
     return found

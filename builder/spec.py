@@ -200,11 +200,7 @@ def _read(base: str, path: str) -> BuildSpec:
     env.only(("path", "mode", "editable"))
     requirements, given_lock = _requirements(root, base)
     project = _project(root, base)
-    if not (requirements or given_lock or project):
-        raise root.error(
-            "requirements", "nothing to lock: neither 'requirements' nor 'project' is given"
-        )
-    return BuildSpec(
+    spec = BuildSpec(
         folder=base,
         file=path,
         name=_matched(root, "name", _NAME, "letters, digits, '.', '_' and '-'")
@@ -224,6 +220,12 @@ def _read(base: str, path: str) -> BuildSpec:
         env_mode=env.choice("mode", ("thick", "thin"), "thick"),
         editable=env.boolean("editable", True),
     )
+    # Last, so that a wrong key is what one hears of first.
+    if not (requirements or given_lock or project):
+        raise root.error(
+            "requirements", "nothing to lock: neither 'requirements' nor 'project' is given"
+        )
+    return spec
 
 
 def _path(base: str, value: str) -> str:
