@@ -2,6 +2,6 @@
 
 # The modules of this folder that are sent to hosts: standard library only, Python 3.9.
 TRAVELS = (
-    "batch", "delta", "durable", "errors", "hashing", "layout", "manifest", "parallel", "place",
-    "render", "scan", "sigcheck", "staging", "store", "tree", "trust",
+    "allowed", "batch", "delta", "durable", "errors", "hashing", "keygen", "layout", "manifest",
+    "parallel", "place", "render", "scan", "sigcheck", "staging", "store", "tree", "trust",
 )  # fmt: skip

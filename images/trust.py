@@ -32,10 +32,9 @@ MAX_DOCUMENT = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.@_+-]{0,99}\Z")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
-_SSH_TIME = re.compile(r"(\d{8}|\d{12}|\d{14})Z?\Z")
-_OPTIONS = re.compile(r'([a-z-]+)(?:="([^"]*)")?(,|\s+)')
+SSH_TIME = re.compile(r"(\d{8}|\d{12}|\d{14})Z?\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
-_KEY_TYPES = (
+KEY_TYPES = (
     "ssh-ed25519",
     "sk-ssh-ed25519@openssh.com",
     "ecdsa-sha2-nistp256",
@@ -166,59 +165,60 @@ class Signed:
         self.signatures = tuple(signatures)
 
 
-def _refuse(what: str, where: str = "signature", rule: str = "tampered") -> SignatureError:
+def refusal(what: str, where: str = "signature", rule: str = "tampered") -> SignatureError:
+    """A SignatureError with the usual place and rule."""
     return SignatureError(rule, where, what)
 
 
 def _lines(data: bytes, kind: str) -> list[tuple[str, str]]:
     if len(data) > MAX_DOCUMENT:
-        raise _refuse(f"{kind} of {len(data)} bytes (endless data), at most {MAX_DOCUMENT}")
+        raise refusal(f"{kind} of {len(data)} bytes (endless data), at most {MAX_DOCUMENT}")
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError:
-        raise _refuse(f"{kind} is not ASCII text") from None
+        raise refusal(f"{kind} is not ASCII text") from None
     if not text.endswith("\n"):
-        raise _refuse(f"{kind} is cut short")
+        raise refusal(f"{kind} is cut short")
     pairs = [tuple(line.partition(" ")[::2]) for line in text[:-1].split("\n")]
     if pairs[0][0] != kind:
-        raise _refuse(f"not a {kind}: begins with {pairs[0][0][:40]!a}")
+        raise refusal(f"not a {kind}: begins with {pairs[0][0][:40]!a}")
     if pairs[0][1] != "1":
-        raise _refuse(f"{kind} has format {pairs[0][1][:20]!a}, this wain knows 1")
+        raise refusal(f"{kind} has format {pairs[0][1][:20]!a}, this wain knows 1")
     return pairs[1:]  # type: ignore[return-value]
 
 
 def _number(text: str, what: str) -> int:
     if not re.match(r"(0|[1-9][0-9]{0,15})\Z", text) or int(text) >= COUNTER_LIMIT:
-        raise _refuse(f"{what} {text[:30]!a} is not a number below 2^53")
+        raise refusal(f"{what} {text[:30]!a} is not a number below 2^53")
     return int(text)
 
 
 def check_name(text: str, what: str = "name") -> str:
     """*text* when it may name an image or a fleet, else SignatureError."""
     if not _NAME.match(text):
-        raise _refuse(f"{what} {text[:60]!a} is not a name (letters, digits, . _ -)")
+        raise refusal(f"{what} {text[:60]!a} is not a name (letters, digits, . _ -)")
     return text
 
 
 def check_principal(text: str) -> str:
     """*text* when it may name a signer (no pattern: ``*`` would accept anybody)."""
     if not _PRINCIPAL.match(text):
-        raise _refuse(f"signer {text[:60]!a} is not a plain name", "trust", "trust")
+        raise refusal(f"signer {text[:60]!a} is not a plain name", "trust", "trust")
     return text
 
 
 def check_key(text: str) -> str:
     """A public key as ``type base64`` (comment dropped), else SignatureError."""
     parts = text.split()
-    if len(parts) < 2 or parts[0] not in _KEY_TYPES:
-        raise _refuse(f"{text[:60]!a} is not an OpenSSH public key", "trust", "trust")
+    if len(parts) < 2 or parts[0] not in KEY_TYPES:
+        raise refusal(f"{text[:60]!a} is not an OpenSSH public key", "trust", "trust")
     try:
         blob = base64.b64decode(parts[1], validate=True)
     except (binascii.Error, ValueError):
         blob = b""
     kind = parts[0].encode()
     if not blob.startswith(len(kind).to_bytes(4, "big") + kind) or len(blob) < 40:
-        raise _refuse(f"{text[:60]!a} is not an OpenSSH public key", "trust", "trust")
+        raise refusal(f"{text[:60]!a} is not an OpenSSH public key", "trust", "trust")
     return f"{parts[0]} {base64.b64encode(blob).decode()}"
 
 
@@ -236,14 +236,14 @@ def parse_statement(data: bytes) -> Statement:
             fields["expires"],
         )
     except KeyError as error:
-        raise _refuse(f"statement has no line {error.args[0]!a}") from None
+        raise refusal(f"statement has no line {error.args[0]!a}") from None
     if not _HEX.match(statement.image):
-        raise _refuse(f"image {statement.image[:80]!a} is not an image id")
+        raise refusal(f"image {statement.image[:80]!a} is not an image id")
     for moment in (statement.issued, statement.expires):
         if not _TIME.match(moment):
-            raise _refuse(f"{moment[:40]!a} is not a time like 2026-11-21T03:00:00Z")
+            raise refusal(f"{moment[:40]!a} is not a time like 2026-11-21T03:00:00Z")
     if statement.to_bytes() != data:
-        raise _refuse("statement is not in canonical form")
+        raise refusal("statement is not in canonical form")
     return statement
 
 
@@ -261,7 +261,7 @@ def parse_trust(data: bytes) -> Trust:
         elif key == "revoked":
             revoked.append(check_key(value))
         elif key in single:
-            raise _refuse(f"line {key!a} stands twice", "trust", "trust")
+            raise refusal(f"line {key!a} stands twice", "trust", "trust")
         else:
             single[key] = value
     try:
@@ -275,9 +275,9 @@ def parse_trust(data: bytes) -> Trust:
             revoked,
         )
     except KeyError as error:
-        raise _refuse(f"no line {error.args[0]!a}", "trust", "trust") from None
+        raise refusal(f"no line {error.args[0]!a}", "trust", "trust") from None
     if trust.to_bytes() != data:
-        raise _refuse("trust document is not in canonical form", "trust", "trust")
+        raise refusal("trust document is not in canonical form", "trust", "trust")
     return check_trust(trust)
 
 
@@ -285,70 +285,26 @@ def check_trust(trust: Trust) -> Trust:
     """*trust* when its threshold can be reached by keys that are not revoked."""
     keys = [signer.key for signer in trust.signers]
     if len(set(keys)) != len(keys):
-        raise _refuse("one key stands twice among the signers", "trust", "trust")
+        raise refusal("one key stands twice among the signers", "trust", "trust")
     live = [key for key in keys if key not in trust.revoked]
     if not 1 <= trust.threshold <= len(live):
         what = f"threshold {trust.threshold} with {len(live)} keys that are not revoked"
-        raise _refuse(what, "trust", "trust")
+        raise refusal(what, "trust", "trust")
     return trust
 
 
 def _signer(value: str) -> Signer:
     parts = value.split(" ")
     if len(parts) < 3:
-        raise _refuse(f"signer line {value[:60]!a} is not complete", "trust", "trust")
+        raise refusal(f"signer line {value[:60]!a} is not complete", "trust", "trust")
     limits = {"after": "", "before": ""}
     for part in parts[3:]:
         name, _, moment = part.partition("=")
-        if name not in limits or not _SSH_TIME.match(moment):
-            raise _refuse(f"signer option {part[:60]!a}", "trust", "trust")
+        if name not in limits or not SSH_TIME.match(moment):
+            raise refusal(f"signer option {part[:60]!a}", "trust", "trust")
         limits[name] = moment
     key = check_key(f"{parts[1]} {parts[2]}")
     return Signer(check_principal(parts[0]), key, limits["after"], limits["before"])
-
-
-def allowed_signers(data: bytes, fleet: str, names: Iterable[str] = ()) -> Trust:
-    """A plain OpenSSH allowed_signers file as version 0 of a trust: any one key signs.
-
-    Stricter than ssh-keygen, which skips lines it cannot read: patterns, certificate
-    authorities and unknown options are errors, naming the line.
-    """
-    signers = []
-    for number, raw in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
-            continue
-        try:
-            signers.append(_allowed_line(line))
-        except SignatureError as error:
-            raise _refuse(f"line {number}: {error.what}", "allowed_signers", "trust") from None
-    if not signers:
-        raise _refuse("no signer in it", "allowed_signers", "trust")
-    return check_trust(Trust(check_name(fleet, "fleet"), 0, 0, 1, names, signers))
-
-
-def _allowed_line(line: str) -> Signer:
-    principal, _, rest = line.partition(" ")
-    rest = rest.strip()
-    limits = {"valid-after": "", "valid-before": ""}
-    while not rest.startswith(_KEY_TYPES):
-        match = _OPTIONS.match(rest)
-        if match is None:
-            raise _refuse(f"cannot read {line[:60]!a}", "trust", "trust")
-        name, value, _ = match.groups()
-        value = value or ""
-        if name == "namespaces":
-            if IMAGE_NAMESPACE not in value.split(","):
-                what = f"namespaces {value[:60]!a} leave out {IMAGE_NAMESPACE}"
-                raise _refuse(what, "trust", "trust")
-        elif name in limits and _SSH_TIME.match(value):
-            limits[name] = value
-        else:
-            raise _refuse(f"option {name[:40]!a} is not accepted here", "trust", "trust")
-        rest = rest[match.end() :]
-    return Signer(
-        check_principal(principal), check_key(rest), limits["valid-after"], limits["valid-before"]
-    )
 
 
 def dump_signed(documents: Iterable[Signed]) -> bytes:
@@ -383,11 +339,11 @@ def load_signed(data: bytes) -> list[Signed]:
     if not data:
         raise SignatureError("unsigned", "signature", "the image is unsigned")
     if len(data) > MAX_DOCUMENT:
-        raise _refuse(f"{len(data)} bytes (endless data), at most {MAX_DOCUMENT}")
+        raise refusal(f"{len(data)} bytes (endless data), at most {MAX_DOCUMENT}")
     try:
         document = json.loads(data.decode("ascii"))
         if document["format"] != 1:
-            raise _refuse(f"format {str(document['format'])[:20]!a}, this wain knows 1")
+            raise refusal(f"format {str(document['format'])[:20]!a}, this wain knows 1")
         return [
             Signed(
                 item["payload"].encode("ascii"),
@@ -399,4 +355,4 @@ def load_signed(data: bytes) -> list[Signed]:
             for item in document["documents"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _refuse(f"cannot be read ({type(error).__name__})") from None
+        raise refusal(f"cannot be read ({type(error).__name__})") from None

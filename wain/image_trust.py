@@ -112,7 +112,8 @@ def read_chain(path: str) -> list[Signed]:
 
 def find_trust(args: argparse.Namespace, fleet: str) -> Trust | None:
     """The newest trust of ``--trust`` or of ``trust.json`` if that is there."""
-    from images.trust import allowed_signers, parse_trust
+    from images.allowed import allowed_signers
+    from images.trust import parse_trust
 
     path = os.path.join(args.directory, args.trust or _FILE)
     if not args.trust and not os.path.exists(path):

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from images.allowed import allowed_signers
+from images.keygen import Keygen
 from images.sigcheck import (
     MAX_JUMP,
-    Keygen,
     check_statement,
     read_armour,
     read_private,
@@ -39,7 +40,6 @@ from images.trust import (
     Signer,
     Statement,
     Trust,
-    allowed_signers,
     dump_signed,
     load_signed,
     parse_statement,
