@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet.duration import Share, parse_duration, parse_rate
 from fleet.selector import Selector
-from fleet.waves import DEFAULT_WAVES, Limits, WaveRule, check_rules
+from fleet.settings import Check, Settings, Trust, read_settings, read_trust
 from images.errors import UsageError
 from images.tomlfile import Document, Table, load_toml
 
@@ -24,18 +23,14 @@ _SHARED_KEYS = (
     "root", "python", "user", "port", "key", "known-hosts", "transport", "become", "env-file",
 )  # fmt: skip
 _HOST_KEYS = ("name", "address", "labels", *_SHARED_KEYS)
-_ROLLOUT_KEYS = (
-    "waves", "max-failures", "max-unreachable", "parallel", "soak", "on-halt", "health",
-    "after-switch", "connect-timeout", "step-timeout", "confirm-timeout", "bandwidth", "keep",
-    "pins",
-)  # fmt: skip
 _SSH_ONLY = ("address", "user", "port", "key", "known-hosts")
-ON_HALT = ("revert-wave", "keep", "revert-all")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 _ADDRESS = re.compile(r"[A-Za-z0-9_\[:][A-Za-z0-9_.:%\[\]-]{0,254}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,99}")
+
+__all__ = ["Check", "Host", "Inventory", "Settings", "Trust", "load_inventory", "root_problem"]
 
 # A root is a folder of its own: never one of these, which belong to the system.
 _SYSTEM = frozenset(
@@ -79,59 +74,13 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One health check: a command on the host, or a URL asked for from the host.
-
-    ``timeout`` in seconds, None means the step's. A URL is asked again until it answers with
-    a status of 200 to 399 or the time is over: a service that was just started needs a moment.
-    """
-
-    command: str = ""
-    http: str = ""
-    timeout: float | None = None
-
-    @property
-    def text(self) -> str:
-        """How it is shown."""
-        return self.command or f"GET {self.http}"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to roll out. Durations in seconds, ``bandwidth`` in bytes a second for each host."""
-
-    waves: tuple[WaveRule, ...] = tuple(WaveRule.parse(text) for text in DEFAULT_WAVES)
-    limits: Limits = field(default_factory=Limits)
-    parallel: int = 32
-    soak: float = 0.0
-    on_halt: str = "revert-wave"
-    health: tuple[Check, ...] = ()
-    after_switch: tuple[str, ...] = ()
-    connect_timeout: float = 15.0
-    step_timeout: float = 300.0
-    confirm_timeout: float = 30.0
-    bandwidth: int | None = None
-    keep: int = 3
-    pins: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """Whose signatures count. ``signers`` and ``revoked`` are files on this machine."""
-
-    signers: Path | None = None
-    revoked: Path | None = None
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Inventory:
     """A whole fleet.toml. ``folder`` is where it stands: the project."""
 
     folder: Path
     hosts: tuple[Host, ...]
     settings: Settings = field(default_factory=Settings)
-    trust: Trust = Trust()
+    trust: Trust = field(default_factory=Trust)
 
     def select(self, selector: str | None) -> tuple[Host, ...]:
         """The hosts a selector means, all without one. SelectorError when it means none."""
@@ -167,8 +116,8 @@ def parse_inventory(document: Document, folder: Path, store: Path | None = None)
         raise top.error((), "there is no [[host]]", 'add one: [[host]] and name = "web1"')
     hosts = tuple(_host(table, top, folder) for table in tables)
     _check_distinct(hosts, tables, top, store)
-    settings = _settings(top.table("rollout"), hosts)
-    return Inventory(folder, hosts, settings, _trust(top.table("trust"), folder))
+    settings = read_settings(top.table("rollout"), hosts)
+    return Inventory(folder, hosts, settings, read_trust(top.table("trust"), folder))
 
 
 def root_problem(root: str) -> str:
@@ -229,88 +178,6 @@ def _host(table: Table, top: Table, folder: Path) -> Host:
         labels=frozenset(labels),
         env_file=_absolute(owner("env-file"), "env-file"),
     )  # fmt: skip
-
-
-def _settings(table: Table, hosts: Sequence[Host]) -> Settings:
-    table.only(_ROLLOUT_KEYS)
-    default = Settings()
-    if "waves" in table and (not isinstance(table.data["waves"], list) or not table.data["waves"]):
-        raise table.error("waves", '\'waves\' expects a list such as ["label:canary", "100%"]')
-    rules = tuple(
-        _wave_rule(table, index, item)
-        for index, item in enumerate(table.data.get("waves", DEFAULT_WAVES))
-    )
-    try:
-        check_rules(rules, hosts)
-    except UsageError as error:
-        raise table.error("waves", f"{error.where}: {error.what}", error.hint) from None
-    limits = Limits(
-        table.convert("max-failures", _at_least_one, default.limits.max_failures),
-        table.convert("max-unreachable", Share.parse, default.limits.max_unreachable),
-    )
-    checks = table.data.get("health", [])
-    if not isinstance(checks, list):
-        raise table.error("health", "'health' expects a list of commands and { http = \"…\" }")
-    return Settings(
-        waves=rules,
-        limits=limits,
-        parallel=_between(table, "parallel", default.parallel, 1, 1024),
-        soak=table.convert("soak", parse_duration, default.soak),
-        on_halt=table.choice("on-halt", ON_HALT, default.on_halt),
-        health=tuple(_check(table, index, item) for index, item in enumerate(checks)),
-        after_switch=tuple(table.strings("after-switch", [])),
-        connect_timeout=_time(table, "connect-timeout", default.connect_timeout),
-        step_timeout=_time(table, "step-timeout", default.step_timeout),
-        confirm_timeout=_time(table, "confirm-timeout", default.confirm_timeout),
-        bandwidth=table.convert("bandwidth", parse_rate, None),
-        keep=_between(table, "keep", default.keep, 1, 1000),
-        pins=tuple(table.strings("pins", [])),
-    )
-
-
-def _wave_rule(table: Table, index: int, item: object) -> WaveRule:
-    try:
-        return WaveRule.parse(item)
-    except ValueError as error:
-        raise table.error(("waves", index), f"'waves': {error}") from None
-    except UsageError as error:
-        raise table.error(("waves", index), f"'waves': {error.where}: {error.what}",
-                          error.hint) from None  # fmt: skip
-
-
-def _check(table: Table, index: int, item: object) -> Check:
-    where = ("health", index)
-    if isinstance(item, str) and item.strip():
-        return Check(command=item)
-    if not isinstance(item, dict):
-        raise table.error(where, "'health' expects a command or { http = \"http://…\" }")
-    own = Table(table.document, (*table.path, *where), item)
-    own.only(("http", "run", "timeout"))
-    if ("http" in own) == ("run" in own):
-        raise table.error(where, "'health' expects either 'http' or 'run' in each check")
-    url = own.string("http", "")
-    if url and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url):
-        raise table.error(
-            where, f"'http' is {url!a}, expected a URL such as http://127.0.0.1:8000/"
-        )
-    timeout = own.convert("timeout", parse_duration, None)
-    if timeout == 0:
-        raise own.error("timeout", "'timeout' is 0")
-    return Check(own.string("run", ""), url, timeout)
-
-
-def _trust(table: Table, folder: Path) -> Trust:
-    table.only(("signers", "revoked", "required"))
-    files = {}
-    for key in ("signers", "revoked"):
-        name = table.string(key, None)
-        files[key] = folder / name if name is not None else None
-        if name is not None and not (folder / name).is_file():
-            raise table.error(key, f"'{key}': there is no file {name!a} beside fleet.toml")
-    required = table.boolean("required", False)
-    if required and files["signers"] is None:
-        raise table.error("required", "'required' needs 'signers'")
-    return Trust(files["signers"], files["revoked"], required)
 
 
 def _check_distinct(
@@ -383,24 +250,3 @@ def _words(value: object) -> list[str]:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected words such as 'sudo -n -u app', found {value!a}")
     return shlex.split(value)
-
-
-def _at_least_one(value: object) -> Share:
-    share = Share.parse(value)
-    if share.count == 0 or share.percent == 0:
-        raise ValueError("must be at least 1: a roll-out stops when it is reached")
-    return share
-
-
-def _between(table: Table, key: str, default: int, least: int, most: int) -> int:
-    value = table.integer(key, default)
-    if not least <= value <= most:
-        raise table.error(key, f"'{key}' is {value}, expected {least} to {most}")
-    return value
-
-
-def _time(table: Table, key: str, default: float) -> float:
-    value = table.convert(key, parse_duration, default)
-    if value < 0.1:
-        raise table.error(key, f"'{key}' is {value:g} s, expected at least 0.1 s")
-    return value

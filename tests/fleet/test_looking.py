@@ -240,3 +240,31 @@ def test_a_lost_journal_is_read_anew_from_the_hosts(project: Project) -> None:
     (project.folder / ".wain" / "fleet.db").write_bytes(b"garbage" * 1000)
     ran = project.wain("status")
     assert (ran.code, "is no journal of wain" in ran.text, ran.text.count("\n")) == (1, True, 1)
+
+
+@pytest.mark.row("G1")
+def test_an_unsigned_image_is_refused_before_any_host_is_contacted(
+    project: Project, tmp_path: Path
+) -> None:
+    from images.signature import sign_image
+    from tests.support.sshd import make_key
+
+    image = project.image("v1")
+    key, stranger = tmp_path / "key", tmp_path / "stranger"
+    public = make_key(key)
+    make_key(stranger)
+    signers = project.folder / "allowed_signers"
+    signers.write_text(f"release {public}\n")
+    signers.chmod(0o644)
+    project.write(2)
+    toml = project.folder / "fleet.toml"
+    toml.write_text(toml.read_text() + '[trust]\nsigners = "allowed_signers"\nrequired = true\n')
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert (ran.code, "is not signed for fleet shop" in ran.text) == (1, True)
+    assert not project.root("h1").exists()
+    sign_image(project.store, image, "shop", "shop", str(stranger), "release", days=1)
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert ran.code == 1
+    assert not project.root("h1").exists()
+    sign_image(project.store, image, "shop", "shop", str(key), "release", days=1, again=True)
+    assert project.wain("rollout", "shop:v1", "--yes").code == 0
