@@ -70,7 +70,7 @@ def verify_all(
             on_progress("Verifying hosts", len(found), len(hosts))
 
     ask_all(hosts, settings, ask, take)
-    return found
+    return {host.name: found[host.name] for host in hosts}
 
 
 def _repair(session: Session, image: str, drift: Sequence[HostDrift], images: Comparisons) -> None:

@@ -72,7 +72,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=folder) as scratch:
         for at, ((before, after), count) in enumerate(pairs.items(), 1):
             clone = Clone(before, after, count)
-            say(f"clone {at} of {len(pairs)}: {_short(before)} → {_short(after)}, {count} hosts")
+            say(f"clone {at} of {len(pairs)}: {_short(before)} → {_short(after)}, for {count} hosts")
             root = Path(scratch) / str(at) / "root"
             root.parent.mkdir(mode=0o755)
             try:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from fleet.inventory import Trust as TrustSettings
 from fleet.wanted import Wanted
+from images.allowed import allowed_signers
 from images.sigcheck import read_private, verify_chain, verify_image
 from images.signature import read_signature
 from images.store import Store
-from images.trust import SignatureError, Trust, allowed_signers, load_signed
+from images.trust import SignatureError, Trust, load_signed
 
 
 def check_signed(settings: TrustSettings, store: Store, wanted: list[Wanted]) -> list[str]:
