@@ -22,7 +22,6 @@ from builder.spec import BuildSpec, TargetSpec
 from builder.tools import build_interpreter, can_build
 from images.errors import UsageError, WainError
 from wheelhouse.errors import WheelhouseError
-from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock, LockedPackage, read_lock, write_lock
 from wheelhouse.target import Target
 
@@ -189,6 +188,7 @@ class Locking:
         from builder import buildlock
         from builder.fetch import fetch
         from builder.sources import sources_of
+        from wheelhouse.index import Wheelhouse
 
         spec = self.spec
         wheelhouse = Wheelhouse(spec.wheelhouse)
@@ -238,6 +238,7 @@ class Locking:
         from builder.fetch import fetch
         from builder.sdist import build_sdist
         from builder.sources import sources_of
+        from wheelhouse.index import Wheelhouse
 
         wheelhouse = Wheelhouse(self.spec.wheelhouse)
         try:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,13 +210,14 @@ def _answer(
     question: Question, spec: BuildSpec, previous: Lock | None, digest: str, say: Say
 ) -> Lock:
     resolver = choose_resolver(spec.resolver, question.target)
+    web = _web(question.sources)
     if question.sources.ruled or question.exclude_newer:
         found = _through_gateway(resolver, question, say)
     else:
         found = resolver.resolve(question, None)
     chosen = _proved(question, found)
     direct = {line.name for line in question.requirements}
-    files = _complete([one.file for one in chosen], previous, _web(question.sources))
+    files = _complete([one.file for one in chosen], previous, web)
     packages = tuple(
         _locked(one, file, one.found.name in direct)
         for one, file in zip(chosen, files, strict=True)
@@ -283,12 +285,17 @@ def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[
 
 
 def _web(sources: Sources) -> Callable[[], Web]:
+    """What will make requests when the resolver is done; it gets ready while that works."""
+
     def make() -> Web:
         from builder.web import Web
 
-        return Web(sources.settings, sources.addresses())
+        return Web(sources.settings, sources.addresses()).prepare()
 
-    return make
+    pool = ThreadPoolExecutor(1)
+    ready = pool.submit(make)
+    pool.shutdown(wait=False)
+    return ready.result
 
 
 def _complete(

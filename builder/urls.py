@@ -10,7 +10,6 @@ import posixpath
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
-from urllib.request import url2pathname
 
 # user[:password]@ after a scheme; user and password hold no "/", "@" or blank in any text.
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
@@ -52,7 +51,7 @@ def is_file_url(url: str) -> bool:
 
 def path_of(url: str) -> Path:
     """The path a ``file:`` address names."""
-    return Path(url2pathname(urlsplit(url).path))
+    return Path(unquote(urlsplit(url).path))
 
 
 def file_url(path: Path) -> str:

@@ -74,6 +74,11 @@ class Web:
         self._configured = frozenset(self._logins)
         self._trusted = frozenset(host.lower() for host in settings.trusted_hosts)
 
+    def prepare(self) -> Web:
+        """Read the certificates now, so that the first request need not."""
+        self._pool("https://localhost/")
+        return self
+
     @contextmanager
     def open(
         self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET"
