@@ -72,7 +72,8 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=folder) as scratch:
         for at, ((before, after), count) in enumerate(pairs.items(), 1):
             clone = Clone(before, after, count)
-            say(f"clone {at} of {len(pairs)}: {_short(before)} → {_short(after)}, for {count} hosts")
+            way = f"{_short(before)} → {_short(after)}"
+            say(f"clone {at} of {len(pairs)}: {way}, for {count} hosts")
             root = Path(scratch) / str(at) / "root"
             root.parent.mkdir(mode=0o755)
             try:

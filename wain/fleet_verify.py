@@ -31,7 +31,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             )  # fmt: skip
         packages = by_package(found)
         for package, hosts in packages.items():
-            out.say(f"{package}: {sum(hosts.values())} files on {len(hosts)} hosts differ")
+            files, count = _count(sum(hosts.values()), "file"), _count(len(hosts), "host")
+            out.say(f"{package}: {files} on {count} differ")
         shown = [
             [name, one.package, one.what, one.path]
             for name, checked in found.items()
@@ -59,6 +60,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         return 5 if errors else 0
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _result(checked: Checked | HostError) -> str:
     if isinstance(checked, HostError):
         return text_of(checked)
@@ -67,10 +72,12 @@ def _result(checked: Checked | HostError) -> str:
     if not checked.count:
         return "as its manifest says"
     if not checked.repaired:
-        return f"{checked.count} files differ"
+        return f"{_count(checked.count, 'file')} differ"
     left = checked.count - checked.repaired
     sent = human_bytes(checked.bytes_sent)
-    return f"{checked.repaired} files repaired, {sent} sent" + (f", {left} left" if left else "")
+    return f"{_count(checked.repaired, 'file')} repaired, {sent} sent" + (
+        f", {left} left" if left else ""
+    )
 
 
 def _document(checked: Checked | HostError) -> dict[str, object]:
