@@ -41,9 +41,10 @@ def real_wheels(
 
 def kept_folder(name: str, config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that lasts from one test run to the next, where pytest keeps such."""
-    if config.cache is None:
+    cache = getattr(config, "cache", None)
+    if cache is None:
         return tmp_path_factory.getbasetemp().parent / name
-    return Path(config.cache.mkdir(name))
+    return Path(cache.mkdir(name))
 
 
 def download(names: list[str], folder: Path) -> list[Path]:

@@ -17,9 +17,6 @@ from wheelhouse.target import Target
 from wheelhouse.wheel import WheelError, check_wheel
 from wheelhouse.zipcheck import Limits, Refused, read_exactly
 
-pytestmark = [pytest.mark.row(name) for name in ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8")]
-pytestmark += [pytest.mark.row(name) for name in ("W9", "W10", "W13")]
-
 # Low enough that a test reaches them, and that a bomb would be seen to fill the disk.
 LIMITS = Limits(members=60_000, ratio_floor=1 << 20)
 
@@ -41,7 +38,10 @@ def test_the_wheel_they_start_from_is_good(tmp_path: Path, house: Wheelhouse) ->
     assert house.files() == (entry,)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, id=kind.name, marks=pytest.mark.row(kind.rule)) for kind in KINDS],
+)
 def test_refused_without_a_trace(kind: Kind, tmp_path: Path) -> None:
     wheel = kind.make()
     incoming = tmp_path / "in"
@@ -70,6 +70,7 @@ def test_refused_without_a_trace(kind: Kind, tmp_path: Path) -> None:
     assert not (house.folder / "simple").exists()
 
 
+@pytest.mark.row("W13")
 def test_a_wheel_of_another_target(tmp_path: Path) -> None:
     path = make_wheel(tmp_path, tag="cp312-cp312-manylinux_2_34_x86_64", purelib=False)
     target = Target("prod", "3.12", "manylinux_2_28_x86_64")
@@ -81,6 +82,7 @@ def test_a_wheel_of_another_target(tmp_path: Path) -> None:
     assert check_wheel(path).tags == {Tag("cp312", "cp312", "manylinux_2_34_x86_64")}
 
 
+@pytest.mark.row("W8")
 def test_a_bomb_is_stopped_while_it_unpacks(tmp_path: Path) -> None:
     """Declared small, holds a gigabyte: no more than the declared size is ever produced."""
     wheel = draft()
@@ -93,6 +95,7 @@ def test_a_bomb_is_stopped_while_it_unpacks(tmp_path: Path) -> None:
         check_wheel(path)
 
 
+@pytest.mark.row("W8")
 def test_more_than_a_wheel_may_hold(tmp_path: Path) -> None:
     path = make_wheel(tmp_path, files={"demo/a": bytes(1000)})
     check_wheel(path, limits=Limits(total=10_000))
