@@ -18,7 +18,6 @@ import os
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -27,12 +26,17 @@ from pathlib import Path
 from images.manifest import Manifest
 from images.store import Store
 
+try:
+    from isal.isal_zlib import compress
+except ImportError:
+    from zlib import compress
+
 Key = tuple[str, bool]
 
 HEAD = b"wain-pack 1\n"
 END = bytes(9)
 BLOCK = 1 << 20  # plain bytes of a block
-LEVEL = 1  # of zlib: a line is seldom slower than two cores can do more
+LEVEL = 1  # a line is seldom so slow that more would pay
 PIECE = 1 << 18  # bytes in one piece of the stream
 
 
@@ -178,7 +182,7 @@ def _blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _packed(block: bytes) -> bytes:
-    packed = zlib.compress(block, LEVEL)
+    packed = compress(block, LEVEL)
     method = 1
     if len(packed) >= len(block):
         method, packed = 0, block
