@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # verb: module, and whether it changes anything below the root (and so takes the lock)
 VERBS = {
     "begin": ("agent_stage", True),
-    "pack": ("agent_stage", True),
+    "pack": ("agent_pack", True),
     "checkout": ("agent_stage", True),
     "verify": ("agent_verify", False),
     "repair": ("agent_verify", True),
@@ -68,6 +68,7 @@ class Agent:
         self.reader = Reader(lambda size: os.read(source, size))
         self.lock = -1
         self.owed = False  # whether bytes of the request are still to be read
+        self.finish: Callable[[], None] | None = None  # what still reads them, to be waited for
         self.staged: dict[str, Manifest] = {}
         self.wanted: dict[tuple[str, bool], int] = {}
         self._store: Store | None = None
@@ -152,6 +153,8 @@ def serve(agent: Agent) -> int:
         request = agent_json.loads(payload)
         agent.owed = bool(request.get("bytes"))
         _guarded(agent, _perform, request)
+        if agent.finish:
+            agent.finish()
         if agent.owed:
             # The verb failed before it had read them all.
             for _ in agent.stream():

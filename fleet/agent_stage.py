@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import zlib
 from hashlib import sha256
 
 from fleet import agent_state
 from fleet.agent_errors import AgentError, image_id, running
-from fleet.frames import Closed
-from images.errors import WainError
 from images.manifest import Manifest, folders
 from images.store import MAX_MANIFEST, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from fleet.agent import Agent
@@ -36,12 +32,6 @@ if TYPE_CHECKING:
     Request = dict[str, Any]
     Answer = dict[str, Any]
 
-PACK = b"wain-pack 1\n"
-BLOCK_HEAD = 9  # method, packed length, length
-RECORD_HEAD = 41  # sha256, executable, size
-MAX_BLOCK = 8 << 20  # bytes, unpacked
-BATCH_BYTES = 64 << 20  # after so many bytes, or so many objects, what arrived is published
-BATCH_OBJECTS = 20000
 RESERVE = 8 << 20  # bytes that stay free
 
 
@@ -124,125 +114,6 @@ def _check_space(agent: Agent, manifest: Manifest, missing: dict[Key, int]) -> N
         raise AgentError(
             "space", f"{agent.root}: needs {inodes} inodes, {status.f_favail} are free"
         )
-
-
-class Unpacker:
-    """A pack's plain bytes out of its blocks, as they arrive. Raises AgentError `object`."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._packed = bytearray()
-        self._plain = bytearray()
-        self._inflate: Any = None
-        self._left = 0  # packed bytes of this block still to come
-        self._size = 0  # plain bytes of this block still to come
-        self._ended = False
-        if bytes(self._some(len(PACK))) != PACK:
-            raise AgentError("object", "this is no pack, or one of another format")
-
-    def _some(self, size: int) -> bytearray:
-        self._wait(size)
-        head = self._packed[:size]
-        del self._packed[:size]
-        return head
-
-    def _wait(self, size: int) -> None:
-        while len(self._packed) < size:
-            try:
-                self._packed += next(self._pieces)
-            except StopIteration:
-                raise AgentError("object", "the pack ends too early") from None
-
-    def _more(self) -> bool:
-        """Unpack what is there, or wait for more; False at the end of the pack."""
-        if self._ended:
-            return False
-        if not self._left:
-            head = self._some(BLOCK_HEAD)
-            method, self._left = head[0], int.from_bytes(head[1:5], "big")
-            self._size = int.from_bytes(head[5:9], "big")
-            if not self._left:
-                self._ended = True
-                if self._packed or any(self._pieces):
-                    raise AgentError("object", "bytes behind the end of the pack")
-                return False
-            if method > 1 or self._size > MAX_BLOCK or self._left > MAX_BLOCK + 65536:
-                raise AgentError("object", "a block of the pack is damaged")
-            self._inflate = zlib.decompressobj() if method else None
-        self._wait(1)
-        piece = bytes(self._packed[: self._left])
-        del self._packed[: len(piece)]
-        self._left -= len(piece)
-        if self._inflate:
-            try:
-                piece = self._inflate.decompress(piece, self._size + 1)
-            except zlib.error:
-                raise AgentError("object", "a block of the pack is damaged") from None
-        self._size -= len(piece)
-        if self._size < 0 or (not self._left and self._size):
-            raise AgentError("object", "a block of the pack has another length")
-        self._plain += piece
-        return True
-
-    def read(self, size: int, /) -> bytes:
-        """Up to size bytes; none at the end of the pack."""
-        while not self._plain and self._more():
-            continue
-        data = bytes(self._plain[:size])
-        del self._plain[: len(data)]
-        return data
-
-    def exactly(self, size: int) -> bytes:
-        """So many bytes, or none at the end of the pack."""
-        while len(self._plain) < size and self._more():
-            continue
-        if self._plain and len(self._plain) < size:
-            raise AgentError("object", "the pack ends within an object")
-        return self.read(size)
-
-
-def pack(agent: Agent, request: Request) -> Answer:
-    """Take the objects that are missing; each is kept once it has arrived whole.
-
-    The end of input keeps those too, so that a cut line costs at most one object.
-    """
-    wanted, total = agent.wanted, len(agent.wanted)
-    unpacker = Unpacker(agent.stream())
-    taken = [0, 0]
-    problem: Exception | None = None
-    ended = False
-    shown = time.monotonic()
-    while not ended:
-        count = size = 0
-        with agent.store.batch() as batch:
-            while count < BATCH_OBJECTS and size < BATCH_BYTES:
-                try:
-                    head = unpacker.exactly(RECORD_HEAD)
-                    if not head:
-                        ended = True
-                        break
-                    key, length = _record(head, wanted)
-                    batch.put_file(unpacker, key[1], key[0], length)
-                except (Closed, WainError) as error:
-                    problem, ended = error, True
-                    break
-                del wanted[key]
-                count, size = count + 1, size + length
-                now = time.monotonic()
-                if now > shown + 0.5:
-                    shown = now
-                    agent.progress("Receiving", total - len(wanted), total)
-        taken = [taken[0] + count, taken[1] + size]
-    if problem:
-        raise problem
-    return {"objects": taken[0], "size": taken[1], "missing": len(wanted)}
-
-
-def _record(head: bytes, wanted: dict[Key, int]) -> tuple[Key, int]:
-    key, size = (head[:32].hex(), bool(head[32])), int.from_bytes(head[33:41], "big")
-    if wanted.get(key) != size:
-        raise AgentError("object", f"object {key[0][:16]} of {size} bytes was not asked for")
-    return key, size
 
 
 def checkout(agent: Agent, request: Request) -> Answer:

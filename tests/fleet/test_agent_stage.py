@@ -363,12 +363,14 @@ def test_the_bandwidth_cap(store: Store) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=3000), max_size=8), st.integers(1, 2000), st.integers(1, 999))
 def test_any_blocks_and_any_pieces_unpack(contents: list[bytes], block: int, piece: int) -> None:
-    from fleet.agent_stage import Unpacker
+    from fleet.agent_pack import PlainReader, inflate
 
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
     blocks = [plain[at : at + block] for at in range(0, len(plain), block)]
     data = pack_module.HEAD + b"".join(map(pack_module._packed, blocks)) + pack_module.END
-    unpacker = Unpacker(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
+    unpacker = PlainReader(
+        inflate(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
+    )
     for content in contents:
         head = unpacker.exactly(41)
         assert int.from_bytes(head[33:], "big") == len(content)

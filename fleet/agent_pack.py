@@ -1,0 +1,208 @@
+"""Taking a pack: objects out of a compressed stream, into the store. Travels to hosts.
+
+The format is described in fleet/pack.py. Inflating runs ahead in a thread while files are
+written; only that thread reads from the line until the pack has ended, or its bytes, when they
+are refused, have been read to their end.
+
+Only objects that were asked for, with the size the manifest says and the bytes their name says,
+are taken. What has arrived whole when the line ends is published.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+
+from fleet.agent_errors import AgentError
+from fleet.frames import Closed
+from images.errors import WainError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from fleet.agent import Agent
+
+    Key = tuple[str, bool]
+    Request = dict[str, Any]
+    Answer = dict[str, Any]
+
+PACK = b"wain-pack 1\n"
+BLOCK_HEAD = 9  # method, packed length, plain length
+RECORD_HEAD = 41  # sha256, executable, size
+MAX_BLOCK = 8 << 20  # bytes, unpacked
+BATCH_BYTES = 64 << 20  # after so many bytes, or so many objects, what arrived is published
+BATCH_OBJECTS = 20000
+AHEAD = 24  # pieces (of at most 256 KiB packed) the thread may be ahead
+
+
+def pack(agent: Agent, request: Request) -> Answer:
+    """Take the objects that are missing; each is kept once it has arrived whole."""
+    wanted, total = agent.wanted, len(agent.wanted)
+    ahead = _Ahead(agent)
+    agent.finish = ahead.finish
+    reader = PlainReader(ahead.pieces())
+    taken = [0, 0]
+    problem: Exception | None = None
+    ended = False
+    shown = time.monotonic()
+    while not ended:
+        count = size = 0
+        with agent.store.batch() as batch:
+            while count < BATCH_OBJECTS and size < BATCH_BYTES:
+                try:
+                    head = reader.exactly(RECORD_HEAD)
+                    if not head:
+                        ended = True
+                        break
+                    key, length = _record(head, wanted)
+                    batch.put_file(reader, key[1], key[0], length)
+                except (Closed, WainError) as error:
+                    problem, ended = error, True
+                    break
+                del wanted[key]
+                count, size = count + 1, size + length
+                now = time.monotonic()
+                if now > shown + 0.5:
+                    shown = now
+                    agent.progress("Receiving", total - len(wanted), total)
+        taken = [taken[0] + count, taken[1] + size]
+    if problem:
+        raise problem
+    return {"objects": taken[0], "size": taken[1], "missing": len(wanted)}
+
+
+def _record(head: bytes, wanted: dict[Key, int]) -> tuple[Key, int]:
+    key, size = (head[:32].hex(), bool(head[32])), int.from_bytes(head[33:41], "big")
+    if wanted.get(key) != size:
+        raise AgentError("object", f"object {key[0][:16]} of {size} bytes was not asked for")
+    return key, size
+
+
+def inflate(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """A pack's plain bytes as they arrive. Raises AgentError `object`."""
+    packed = bytearray()
+
+    def wait(size: int) -> None:
+        while len(packed) < size:
+            try:
+                packed.extend(next(stream))
+            except StopIteration:
+                raise AgentError("object", "the pack ends too early") from None
+
+    def some(size: int) -> bytes:
+        wait(size)
+        head = bytes(packed[:size])
+        del packed[:size]
+        return head
+
+    if some(len(PACK)) != PACK:
+        raise AgentError("object", "this is no pack, or one of another format")
+    while True:
+        head = some(BLOCK_HEAD)
+        method, left = head[0], int.from_bytes(head[1:5], "big")
+        size = int.from_bytes(head[5:9], "big")
+        if not left:
+            break
+        if method > 1 or size > MAX_BLOCK or left > MAX_BLOCK + 65536:
+            raise AgentError("object", "a block of the pack is damaged")
+        unpacker = zlib.decompressobj() if method else None
+        while left:
+            wait(1)
+            piece = bytes(packed[:left])
+            del packed[: len(piece)]
+            left -= len(piece)
+            if unpacker:
+                try:
+                    piece = unpacker.decompress(piece, size + 1)
+                except zlib.error:
+                    raise AgentError("object", "a block of the pack is damaged") from None
+            size -= len(piece)
+            if size < 0:
+                break
+            yield piece
+        if size:
+            raise AgentError("object", "a block of the pack has another length")
+    if packed or any(stream):
+        raise AgentError("object", "bytes behind the end of the pack")
+
+
+class PlainReader:
+    """Reads by size from pieces."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._plain = bytearray()
+
+    def _more(self) -> bool:
+        for piece in self._pieces:
+            self._plain += piece
+            return True
+        return False
+
+    def read(self, size: int, /) -> bytes:
+        """Up to size bytes; none at the end."""
+        while not self._plain and self._more():
+            continue
+        data = bytes(self._plain[:size])
+        del self._plain[: len(data)]
+        return data
+
+    def exactly(self, size: int) -> bytes:
+        """So many bytes, or none at the end of the pack."""
+        while len(self._plain) < size and self._more():
+            continue
+        if self._plain and len(self._plain) < size:
+            raise AgentError("object", "the pack ends within an object")
+        return self.read(size)
+
+
+class _Ahead:
+    """A thread that reads and inflates ahead of the one that writes."""
+
+    def __init__(self, agent: Agent) -> None:
+        import queue
+        import threading
+
+        self._agent = agent
+        self._queue: queue.Queue[bytes | Exception | None] = queue.Queue(AHEAD)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        """Everything, then the end or what went wrong. When stopped, only reads on."""
+        stream = self._agent.stream()
+        end: Exception | None = None
+        try:
+            for piece in inflate(stream):
+                if self._stopped:
+                    break
+                self._queue.put(piece)
+        except Exception as error:
+            end = error
+        try:
+            self._queue.put(end)
+            for _ in stream:
+                continue
+        except Exception:
+            return  # the line is gone; whoever reads from it next sees that
+
+    def pieces(self) -> Iterator[bytes]:
+        """What the thread has made, in order. Raises what stopped it."""
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def finish(self) -> None:
+        """Wait until the thread has read the request to its end."""
+        self._stopped = True
+        while not self._queue.empty():
+            self._queue.get()
+        self._thread.join()
+        self._agent.finish = None
