@@ -15,20 +15,19 @@ from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from builder import places
-from builder.proof import Gap, ProofError
-from builder.requirements import Inputs, project_name, read_inputs
-from builder.resolve import resolve_requirements, resolve_target
+from builder.build_locks import BuildLocking, read_if_good
+from builder.requirements import Inputs, read_inputs
+from builder.resolve import resolve_target
 from builder.spec import BuildSpec, TargetSpec
-from builder.tools import build_interpreter, can_build
-from images.errors import UsageError, WainError
-from wheelhouse.errors import WheelhouseError
-from wheelhouse.lock import Lock, LockedPackage, read_lock, write_lock
+from builder.tools import can_build
+from images.errors import UsageError
+from wheelhouse.lock import Lock, write_lock
 from wheelhouse.target import Target
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
-# A build that is tried to prove that an sdist is pure Python may take this long. Seconds.
-_TRIAL = 900.0
+# So many resolvers run at once.
+_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Locking:
         self._check_upgrades(previous.values(), asked)
         self.on_progress("resolving", 0, len(full))
 
-        def one(name: str) -> Lock:
+        def one(name: str, leader: Lock | None) -> Lock:
             return resolve_target(
                 self.spec,
                 full[name],
@@ -73,19 +72,28 @@ class Locking:
                 inputs=asked,
                 say=self.say,
                 newest=self.newest,
+                prefer={p.name: p.version for p in leader.packages} if leader else {},
             )
 
         locks: dict[str, Lock] = {}
-        with ThreadPoolExecutor(2) as pool:
-            for name, lock in zip(full, pool.map(one, full), strict=True):
-                locks[name] = lock
-                self.on_progress("resolving", len(locks), len(full))
-        return locks
+
+        def add(names: Sequence[str], leaders: Mapping[str, Lock]) -> None:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                found = pool.map(lambda name: one(name, leaders.get(full[name].python)), names)
+                for name, lock in zip(names, found, strict=True):
+                    locks[name] = lock
+                    self.on_progress("resolving", len(locks), len(full))
+
+        first = leading(full)
+        add(first, {})
+        add([name for name in full if name not in first], {full[n].python: locks[n] for n in first})
+        return {name: locks[name] for name in full}
 
     def write(self, locks: Mapping[str, Lock]) -> dict[str, Written]:
         """Make the build locks, then write everything; by target's name. Raises WainError."""
         spec = self.spec
-        planned = self._build_locks(locks)
+        building = BuildLocking(spec, self.upgrade, self.newest, self.on_progress, self.say)
+        planned = building.plan(locks)
         places.remember(Path(spec.folder), [*locks.values(), *planned.values()])
         written = {}
         for name, lock in locks.items():
@@ -93,11 +101,13 @@ class Locking:
         for path, lock in planned.items():
             self._write(path, lock)
         if len(self.targets) == len(spec.targets):
-            self._remove_stale(set(planned))
+            for path in Path(spec.locks).glob("pylock.build-*.toml"):
+                if path not in planned:
+                    path.unlink()
         return written
 
     def _write(self, path: Path, lock: Lock) -> Written:
-        previous = _read(path)
+        previous = read_if_good(path)
         changed = write_lock(lock, path, Path(self.spec.wheelhouse), urls=self.urls)
         return Written(path, lock, previous, changed)
 
@@ -107,7 +117,7 @@ class Locking:
         known |= {
             p.name
             for path in Path(self.spec.locks).glob("pylock.build-*.toml")
-            if (lock := _read(path))
+            if (lock := read_if_good(path))
             for p in lock.packages
         }
         for name in self.upgrade:
@@ -118,171 +128,24 @@ class Locking:
                     "--upgrade", f"{name!a} is in no lock of this project", suggest(name, known)
                 )
 
-    # --- build locks ------------------------------------------------------------------------
 
-    def _build_locks(self, locks: Mapping[str, Lock]) -> dict[Path, Lock]:
-        """The build locks that are needed, by the path each belongs at."""
-        wanted = [
-            (name, lock.target, package)
-            for name, lock in locks.items()
-            for package in lock.packages
-            if package.kind == "sdist"
-        ]
-        if not wanted and not self.spec.project:
-            return {}
-        from builder import buildlock
+def leading(targets: Mapping[str, Target]) -> list[str]:
+    """The first target to resolve of each Python version: one this machine can run if there is.
 
-        folder = Path(self.spec.locks)
-        # Whether a name needs a lock for each target must not depend on which are locked now.
-        each = len(self.spec.targets) > 1
-        planned: dict[Path, Lock] = {}
-        total = len(wanted) + (len(locks) if self.spec.project else 0)
-        for done, (name, target, package) in enumerate(wanted):
-            self.on_progress("locking what builds from source", done, total)
-            path = buildlock.build_lock_path(folder, package.name, name if each else "")
-            planned[path] = self._sdist_lock(target, package, path)
-        if self.spec.project:
-            own = project_name(Path(self.spec.project))
-            for name, lock in locks.items():
-                path = buildlock.build_lock_path(folder, own, name if each else "")
-                planned[path] = self._project_lock(lock.target, path)
-        self.on_progress("locking what builds from source", total, total)
-        return planned
-
-    def _sdist_lock(self, target: Target, package: LockedPackage, path: Path) -> Lock:
-        from builder import buildlock
-
-        interpreter = build_interpreter(target)
-        builder = buildlock.build_target(target, interpreter)
-        inputs = buildlock.build_inputs(package.file.sha256, builder)
-        kept = self._kept(path, inputs)
-        if kept is None:
-            kept = self._plan(target, package, inputs, path)
-        if not can_build(target):
-            self._prove_pure(target, package, kept)
-        return kept
-
-    def _project_lock(self, target: Target, path: Path) -> Lock:
-        from builder import buildlock
-
-        builder = buildlock.build_target(target, build_interpreter(target))
-        source = buildlock.project_inputs(Path(self.spec.project))
-        inputs = buildlock.build_inputs(source, builder)
-        return self._kept(path, inputs) or self._plan(target, None, inputs, path)
-
-    def _kept(self, path: Path, inputs: str) -> Lock | None:
-        """The build lock that is there, when it is for the same source and nothing is to move."""
-        old = _read(path)
-        if old is None or old.inputs_digest != inputs or self.newest:
-            return None
-        return None if any(old.package(name) for name in self.upgrade) else old
-
-    def _plan(
-        self,
-        target: Target,
-        package: LockedPackage | None,
-        inputs: str,
-        path: Path,
-    ) -> Lock:
-        """The build lock of a package, or of the project itself."""
-        from builder import buildlock
-        from builder.fetch import fetch
-        from builder.sources import sources_of
-        from wheelhouse.index import Wheelhouse
-
-        spec = self.spec
-        wheelhouse = Wheelhouse(spec.wheelhouse)
-        sources = sources_of(spec)
-        interpreter = build_interpreter(target)
-        builder = buildlock.build_target(target, interpreter)
-        old = _read(path)
-        known = places.recall(Path(spec.folder))
-
-        def resolve(requirements: list[str]) -> Lock:
-            return resolve_requirements(
-                requirements,
-                builder,
-                spec,
-                previous=None if self.newest else old,
-                upgrade={name: v for name, v in self.upgrade.items() if old and old.package(name)},
-                origin=f"what builds {package.name if package else spec.name}",
-                say=self.say,
-            )
-
-        def bring(lock: Lock) -> None:
-            fetch(lock, wheelhouse, sources, places=known, on_progress=self.on_progress)
-
-        source = Path(spec.project)
-        if package is not None:
-            bring(Lock(target, (package,)))
-            source = wheelhouse.path(package.file.filename)
-        log = Path(spec.wheelhouse) / ".meta" / "built" / f"lock-{path.stem}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return buildlock.plan_build_lock(
-            source,
-            builder,
-            interpreter,
-            resolve,
-            wheelhouse=wheelhouse,
-            fetch=bring,
-            log=log,
-            inputs=inputs,
-            on_progress=self.on_progress,
-        )
-
-    def _prove_pure(self, target: Target, package: LockedPackage, build_lock: Lock) -> None:
-        """Build for a target this machine cannot run: only pure Python comes out right.
-
-        Raises ProofError naming target and package.
-        """
-        from builder.fetch import fetch
-        from builder.sdist import build_sdist
-        from builder.sources import sources_of
-        from wheelhouse.index import Wheelhouse
-
-        wheelhouse = Wheelhouse(self.spec.wheelhouse)
-        try:
-            fetch(
-                [build_lock, Lock(target, (package,))],
-                wheelhouse,
-                sources_of(self.spec),
-                places=places.recall(Path(self.spec.folder)),
-            )
-            build_sdist(
-                wheelhouse.path(package.file.filename),
-                build_lock,
-                wheelhouse,
-                target,
-                build_interpreter(target),
-                deadline=_TRIAL,
-                on_progress=self.on_progress,
-            )
-        except (WainError, WheelhouseError) as error:
-            why = (
-                f"there is only the sdist {package.file.filename}, and this machine cannot build "
-                f"it for {target.platform}: {error.what}"
-            )
-            raise ProofError(target, (Gap(package.name, package.version, why),)) from None
-
-    def _remove_stale(self, needed: set[Path]) -> None:
-        for path in Path(self.spec.locks).glob("pylock.build-*.toml"):
-            if path not in needed:
-                path.unlink()
+    The others of that version keep to its versions where they can, so that a project runs the
+    same releases on all its machines. Pure but for looking at this machine.
+    """
+    chosen: dict[str, str] = {}
+    for name, target in targets.items():
+        leader = chosen.get(target.python)
+        if leader is None or (can_build(target) and not can_build(targets[leader])):
+            chosen[target.python] = name
+    return list(chosen.values())
 
 
 def previous_lock(spec: BuildSpec, target: str) -> Lock | None:
     """The lock of a target as it stands, None when there is none or it cannot be read."""
-    return _read(Path(spec.lock_path(target)))
-
-
-def _read(path: Path) -> Lock | None:
-    if not path.exists():
-        return None
-    try:
-        return read_lock(path)
-    except WheelhouseError:
-        # It is about to be written anew: what an unreadable one said cannot be kept.
-        return None
+    return read_if_good(Path(spec.lock_path(target)))
 
 
 def parse_upgrades(words: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder import resolve_pip, resolve_uv
+from builder.details import complete, ready_web
 from builder.pages import IndexFile, name_and_version
 from builder.proof import Chosen, ProofError, prove
 from builder.requirements import Inputs, inputs_from, project_python, read_inputs
@@ -25,14 +25,13 @@ from builder.resolution import Found, Gate, Question, ResolveError, Resolver
 from builder.sources import Sources, sources_of
 from builder.spec import BuildSpec
 from builder.tools import can_build, interpreter_for, is_native
-from builder.urls import file_url, is_file_url, mask, path_of, without_credentials
+from builder.urls import file_url, mask, without_credentials
 from images.errors import UsageError, WainError
 from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
 
 if TYPE_CHECKING:
     from builder.client import IndexClient
-    from builder.web import Web
 
 Say = Callable[[str], None]
 
@@ -60,13 +59,15 @@ def resolve_target(
     inputs: Inputs | None = None,
     say: Say = lambda _: None,
     newest: bool = False,
+    prefer: Mapping[str, str] | None = None,
 ) -> Lock:
     """The lock of one target.
 
     The versions of ``previous`` are kept unless the requirements or ``upgrade`` (names, with the
-    version to take or an empty text) force others; ``newest`` keeps none. ``say`` gets what the
-    user should know. Files carry the address they were found at, without login. Raises
-    UsageError, ResolveError, ProofError, ChangedFileError, AmbiguousError.
+    version to take or an empty text) force others; ``newest`` keeps none. ``prefer`` are versions
+    to take for names the previous lock does not hold. ``say`` gets what the user should know.
+    Files carry the address they were found at, without login. Raises UsageError, ResolveError,
+    ProofError, ChangedFileError, AmbiguousError.
     """
     if spec.given_lock:
         return _given(spec, target)
@@ -74,7 +75,9 @@ def resolve_target(
     if spec.project:
         _check_python(spec, target)
     moves = dict(upgrade) if isinstance(upgrade, Mapping) else dict.fromkeys(upgrade, "")
-    keep = {} if previous is None or newest else {p.name: p.version for p in previous.packages}
+    keep = dict(prefer or {})
+    if previous is not None and not newest:
+        keep |= {p.name: p.version for p in previous.packages}
     question = Question(
         target=target,
         requirements=asked.for_target(target),
@@ -210,14 +213,14 @@ def _answer(
     question: Question, spec: BuildSpec, previous: Lock | None, digest: str, say: Say
 ) -> Lock:
     resolver = choose_resolver(spec.resolver, question.target)
-    web = _web(question.sources)
+    web = ready_web(question.sources)
     if question.sources.ruled or question.exclude_newer:
         found = _through_gateway(resolver, question, say)
     else:
         found = resolver.resolve(question, None)
     chosen = _proved(question, found)
     direct = {line.name for line in question.requirements}
-    files = _complete([one.file for one in chosen], previous, web)
+    files = complete([one.file for one in chosen], previous, web)
     packages = tuple(
         _locked(one, file, one.found.name in direct)
         for one, file in zip(chosen, files, strict=True)
@@ -282,60 +285,6 @@ def _through_gateway(resolver: Resolver, question: Question, say: Say) -> tuple[
             package._replace(files=tuple(gateway.original(file) for file in package.files))
             for package in found
         )
-
-
-def _web(sources: Sources) -> Callable[[], Web]:
-    """What will make requests when the resolver is done; it gets ready while that works."""
-
-    def make() -> Web:
-        from builder.web import Web
-
-        return Web(sources.settings, sources.addresses()).prepare()
-
-    pool = ThreadPoolExecutor(1)
-    ready = pool.submit(make)
-    pool.shutdown(wait=False)
-    return ready.result
-
-
-def _complete(
-    files: list[IndexFile], previous: Lock | None, web: Callable[[], Web]
-) -> list[IndexFile]:
-    """The files with hash and size: from the previous lock where it knows them, else asked for."""
-    from builder.client import sizes_of
-
-    known = {p.file.sha256: p.file for p in previous.packages} if previous else {}
-    hashed = [file if file.sha256 else file._replace(sha256=_hash(file, web)) for file in files]
-    sizes = sizes_of(
-        web,
-        [
-            file.url
-            for file in hashed
-            if file.size is None and (file.sha256 not in known or not known[file.sha256].size)
-        ],
-    )
-    done = []
-    for file in hashed:
-        old = known.get(file.sha256 or "")
-        done.append(
-            file._replace(
-                size=file.size or (old.size if old else None) or sizes.get(file.url),
-                upload_time=file.upload_time or (old.upload_time if old else None),
-            )
-        )
-    return done
-
-
-def _hash(file: IndexFile, web: Callable[[], Web]) -> str:
-    """The sha256 of a file whose place gives none: a find-links folder, an old index."""
-    digest = hashlib.sha256()
-    if is_file_url(file.url):
-        with path_of(file.url).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    with web().open(file.url) as answer:
-        for block in answer.response.stream(1 << 20, decode_content=False):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _locked(chosen: Chosen, file: IndexFile, direct: bool) -> LockedPackage:
