@@ -102,8 +102,11 @@ class Workspace:
         self.isolation = isolation
         _sweep()
         self._base = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-        self._lock = os.open(self._base / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Held before it has the name that others look for: they remove what nobody holds.
+        unseen = self._base / "lock.new"
+        self._lock = os.open(unseen, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unseen.rename(self._base / "lock")
         # Others may pass through, so that the build's user reaches its folder, not look.
         self._base.chmod(0o711)
         self.folder = self._base / "build"
@@ -190,15 +193,23 @@ class Workspace:
 
 
 def _remove(folder: Path) -> None:
-    def again(function: Any, path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
-            os.chmod(path, 0o700, follow_symlinks=os.chmod not in os.supports_follow_symlinks)  # noqa: PTH101
-            function(path)
+    """Remove a workspace, also one that somebody else is removing or a build made unreadable.
 
-    shutil.rmtree(folder, onerror=again)
-    if folder.exists():
+    Only folders inside it get another mode: never what a link leads to, never its parent.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        with contextlib.suppress(OSError):
+            _open_up(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    folder.chmod(0o700)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _open_up(Path(entry.path))
 
 
 def _sweep() -> None:

@@ -49,6 +49,16 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
+def _prctl(option: int, value: object, what: str) -> None:
+    try:
+        call = _libc.prctl
+    except AttributeError:
+        raise OSError(38, os.strerror(38), what) from None
+    mode = ctypes.byref(value) if isinstance(value, ctypes.Structure) else 0
+    number = _SECCOMP_MODE_FILTER if isinstance(value, ctypes.Structure) else value
+    _checked(call(option, number, mode, 0, 0), what)
+
+
 def unshare(flags: int) -> None:
     """Move this process (for PIDs: its children) into new namespaces."""
     _checked(_libc.unshare(flags), "unshare")
@@ -76,23 +86,25 @@ def pivot_root(folder: str) -> None:
 
 def die_with_parent(number: int) -> None:
     """This signal for this process when the thread that started it ends."""
-    _checked(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0), "PR_SET_PDEATHSIG")
+    _prctl(_PR_SET_PDEATHSIG, number, "PR_SET_PDEATHSIG")
 
 
 def become_subreaper() -> None:
     """Orphans among this process's descendants become its children."""
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
 
 
 def no_new_privileges() -> None:
     """No set-uid program gives anything from here on."""
-    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS")
 
 
 def drop_capabilities() -> None:
     """No program this process starts gets a capability, even as root."""
     for number in range(64):
-        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+        try:
+            _prctl(_PR_CAPBSET_DROP, number, "PR_CAPBSET_DROP")
+        except OSError:
             return
 
 
@@ -132,9 +144,7 @@ def deny_sockets(allow_unix: bool) -> None:
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
     whole = Program(len(program), ctypes.cast(buffer, ctypes.c_void_p))
-    _checked(
-        _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(whole), 0, 0), "seccomp"
-    )
+    _prctl(_PR_SET_SECCOMP, whole, "seccomp")
 
 
 def landlock_version() -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,13 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def run(isolation: Isolation, code: str, tmp_path: Path, deadline: float = 30) -> Outcome:
+def run(
+    isolation: Isolation,
+    code: str,
+    tmp_path: Path,
+    deadline: float = 30,
+    readable: tuple[str, ...] = (PREFIX,),
+) -> Outcome:
     with Workspace(isolation) as workspace:
         workspace.hand_over()
         return hermetic.run(
@@ -66,7 +73,7 @@ def run(isolation: Isolation, code: str, tmp_path: Path, deadline: float = 30) -
             [PYTHON, "-I", "-S", "-c", code],
             folder="",
             environment={"HOME": workspace.inside("home")},
-            readable=(PREFIX,),
+            readable=readable,
             deadline=deadline,
             log=tmp_path / "log",
         )
@@ -172,6 +179,24 @@ def test_writes_nothing_outside(isolated: Isolation, tmp_path: Path, open_folder
     assert len(said(outcome).splitlines()) == 6
     assert not target.exists()
     assert not Path(PREFIX, "planted").exists()
+
+
+@pytest.mark.row("W12")
+def test_what_may_be_read_may_not_be_written(
+    isolated: Isolation, tmp_path: Path, open_folder: Path
+) -> None:
+    (open_folder / "tool").write_text("works")
+    (open_folder / "tool").chmod(0o666)
+    code = (
+        f"print(open({str(open_folder / 'tool')!r}).read())\n"
+        f"for name in ('tool', 'new'):\n"
+        f"    try: open({str(open_folder)!r} + '/' + name, 'w')\n"
+        "    except OSError: print('refused')\n"
+    )
+    outcome = run(isolated, code, tmp_path, readable=(PREFIX, str(open_folder)))
+    assert said(outcome).split() == ["works", "refused", "refused"]
+    assert [path.name for path in open_folder.iterdir()] == ["tool"]
+    assert (open_folder / "tool").read_text() == "works"
 
 
 @pytest.mark.row("W12")
@@ -327,6 +352,39 @@ def test_a_folder_in_use_is_not_swept(kept: Isolation) -> None:
         assert first.folder.is_dir()
 
 
+def test_removing_a_workspace_changes_nothing_around_it(tmp_path: Path) -> None:
+    around = tmp_path / "around"
+    around.mkdir(mode=0o755)
+    hermetic._remove(around / "gone")
+    assert stat.S_IMODE(around.stat().st_mode) == 0o755
+
+
+REMOVE = """
+import os, sys
+sys.path += sys.argv[1:]
+from pathlib import Path
+from builder import hermetic
+base = Path(os.environ["PLACE"])
+(base / "outside").write_text("x")
+(base / "outside").chmod(0o640)
+(base / "around").mkdir(mode=0o711)
+inner = base / "around" / "workspace" / "shut"
+inner.mkdir(parents=True)
+(inner / "link").symlink_to(base / "outside")
+(inner / "folder").symlink_to(base)
+inner.chmod(0)
+hermetic._remove(inner.parent)
+print(inner.parent.exists(), oct((base / "outside").stat().st_mode & 0o777),
+      oct((base / "around").stat().st_mode & 0o777))
+"""
+
+
+@pytest.mark.root
+def test_what_a_build_made_unreadable_is_removed(open_folder: Path) -> None:
+    done = _as_another_user(REMOVE, {"PLACE": str(open_folder)})
+    assert done.split() == ["False", "0o640", "0o711"]
+
+
 @pytest.mark.parametrize(
     ("plant", "what"),
     [
@@ -356,36 +414,54 @@ def test_takes_only_plain_files(tmp_path: Path, plant: str, what: str) -> None:
         assert list(workspace.kept.iterdir()) == []
 
 
+def _as_another_user(code: str, environment: dict[str, str]) -> str:
+    """What ``code`` prints as a user without rights, from a copy of the source it may read."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None or shutil.which("setpriv") is None:
+        pytest.skip("no interpreter of the system here that another user can run")
+    root = Path(hermetic.__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        place = Path(folder)
+        for room in ("builder", "images"):
+            shutil.copytree(root / room, place / room)
+        for path in (place, *place.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (place / "tmp").mkdir()
+        (place / "tmp").chmod(0o1777)
+        done = subprocess.run(
+            ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups",
+             python, "-I", "-B", "-c", code, folder],
+            env={"TMPDIR": folder + "/tmp", **environment},
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+UNPRIVILEGED = """
+import os, sys
+sys.path += sys.argv[1:]
+from builder import hermetic as h
+python, prefix = h.own_python()
+kept = h.isolation(python, prefix)
+print(kept.level, kept.other_user)
+with h.Workspace(kept) as workspace:
+    look = "print(open(" + repr(os.environ["SECRET"]) + ").read())"
+    run = h.run(workspace, [python, "-c", look], folder="", environment={}, readable=(prefix,),
+                deadline=20, log=workspace.kept / "log")
+    print(run.status, run.tail.decode().splitlines()[-1])
+"""
+
+
 @pytest.mark.root
-def test_without_root_namespaces_still_isolate(tmp_path: Path, open_folder: Path) -> None:
-    python = "/usr/bin/python3"
-    here = Path(hermetic.__file__).resolve().parent.parent
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    probe = "import sys; sys.path += [sys.argv[1], sys.argv[2]]; import builder.hermetic"
-    user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", python, "-I", "-c"]
-    tried = subprocess.run([*user, probe, str(here), packages], capture_output=True, cwd="/")
-    if tried.returncode:
-        pytest.skip("no interpreter and source here that another user can read")
+@pytest.mark.row("W12")
+def test_without_root_a_build_is_isolated_too(open_folder: Path) -> None:
     secret = open_folder / "secret"
     secret.write_text(CANARY)
-    code = (
-        "import sys; sys.path += [sys.argv[1], sys.argv[2]]\n"
-        "from pathlib import Path\n"
-        "from builder import hermetic as h\n"
-        "python, prefix = h.own_python()\n"
-        "kept = h.isolation(python, prefix)\n"
-        "print(kept.level, kept.other_user)\n"
-        "with h.Workspace(kept) as workspace:\n"
-        f"    look = 'print(open(\"{secret}\").read())'\n"
-        "    run = h.run(workspace, [python, '-c', look],\n"
-        "        folder='', environment={}, readable=(prefix,), deadline=20,\n"
-        "        log=workspace.kept / 'log')\n"
-        "    print(run.status, run.tail.decode().splitlines()[-1])\n"
-    )
-    done = subprocess.run(
-        [*user, code, str(here), packages], capture_output=True, text=True, cwd="/", check=True
-    )
-    level, said = done.stdout.splitlines()
+    secret.chmod(0o644)
+    level, said = _as_another_user(UNPRIVILEGED, {"SECRET": str(secret)}).splitlines()
     assert level in ("namespaces False", "landlock False")
     assert said.startswith("1 ")
     assert CANARY not in said

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_two_folders_give_equal_bytes(tmp_path: Path) -> None:
     first, second = build(sdist, one), build(sdist, other)
     assert first.sha256 == second.sha256
     assert build(sdist, one, reproduce=True).sha256 == first.sha256
+
+
+def test_two_builders_at_once_agree(tmp_path: Path, house: Wheelhouse) -> None:
+    sdist = make_sdist(tmp_path, backend())
+    with ThreadPoolExecutor(3) as pool:
+        built = list(pool.map(lambda _: build(sdist, house), range(3)))
+    assert len({(one.file, one.sha256) for one in built}) == 1
+    assert len(list(house.files())) == 1
+    assert build(sdist, house).source == "kept"
 
 
 @pytest.mark.parametrize("level", hermetic.LEVELS)
@@ -319,7 +329,7 @@ def test_a_project_is_built_again_only_when_it_changed(tmp_path: Path, house: Wh
 
     first = make()
     assert (first.source, make().source) == ("built", "kept")
-    for left_out in (".venv/pyvenv.cfg", "locks/x.toml", "build/lib/x.py", "a.pyc"):
+    for left_out in (".hg/store", ".venv/pyvenv.cfg", "locks/x.toml", "build/lib/x.py", "a.pyc"):
         (source / left_out).parent.mkdir(parents=True, exist_ok=True)
         (source / left_out).write_text("x")
     assert make().source == "kept"
