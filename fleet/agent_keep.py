@@ -41,6 +41,7 @@ def prune(agent: Agent, request: Request) -> Answer:
         remove_tree(aside)
         os.rename(f"{home}/{image}", aside)
         remove_tree(aside)
+        remove_tree(f"{root}/seals/{image}")
     left = set(agent_state.releases(root))
     for name in ("seen", "confirmed", "staged"):
         state[name] = {image: at for image, at in state[name].items() if image in left}
@@ -243,7 +244,7 @@ def forget(agent: Agent, request: Request) -> Answer:
         raise AgentError("locked", f"processes still run from here: pid {shown}", pids=busy)
     if agent_state.release_of(state["current"]):
         agent_state.set_link(root, None)
-    for name in ("releases", "objects", "manifests", "tmp", "images", "roots", "agent"):
+    for name in ("releases", "objects", "manifests", "tmp", "images", "roots", "seals", "agent"):
         remove_tree(f"{root}/{name}")
     for name in ("state.json", "history.jsonl", "store.lock", "format"):
         remove_tree(f"{root}/{name}")

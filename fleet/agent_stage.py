@@ -17,7 +17,7 @@ import sys
 import zlib
 from hashlib import sha256
 
-from fleet import agent_state
+from fleet import agent_seal, agent_state
 from fleet.agent_errors import AgentError, image_id, running
 from images.manifest import Manifest, folders
 from images.store import MAX_MANIFEST, StoreError
@@ -156,6 +156,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
             for leftover in (new, f"{home}/.old-{image[:16]}"):
                 if os.path.lexists(leftover):
                     remove_tree(leftover)
+        agent_seal.write(root, image, agent_seal.measure(target))
         answer.update(
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,
             copied=done.copied, fallback=done.fallback,

@@ -257,9 +257,7 @@ def rollback(agent: Agent, request: Request) -> Answer:
     link = agent_state.link_of(image)
     if state["current"] == link:
         return {"generation": state["generation"], "id": image, "changed": False}
-    from fleet.agent_verify import check_release
-
-    check_release(agent, image, deep=bool(request.get("deep")))
+    _check_target(agent, image, bool(request.get("deep")))
     before = state["current"]
     state["generation"] += 1
     state["pending"] = {
@@ -274,6 +272,20 @@ def rollback(agent: Agent, request: Request) -> Answer:
     _finish_rollback(root, state)
     agent_state.record(root, state, "rollback", request, id=image, previous=before)
     return {"generation": state["generation"], "id": image, "changed": True}
+
+
+def _check_target(agent: Agent, image: str, deep: bool) -> None:
+    """Raise AgentError when the release to go back to is gone or damaged."""
+    if not os.path.isdir(agent.release(image)):
+        raise AgentError("missing", f"release {image[:12]} is not here any more", "roll it out")
+    if not deep:
+        from fleet.agent_seal import is_intact
+
+        if is_intact(agent.root, image):
+            return
+    from fleet.agent_verify import check_release
+
+    check_release(agent, image, deep)
 
 
 def _finish_rollback(root: str, state: State) -> str:

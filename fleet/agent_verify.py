@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from fleet import agent_seal
 from fleet.agent_errors import AgentError, image_id
 from images import tree
 
@@ -34,6 +35,7 @@ def drift_of(agent: Agent, image: str, deep: bool) -> list[Drift]:
 
 def check_release(agent: Agent, image: str, deep: bool) -> None:
     """Raise AgentError `damaged` when a release is not whole. What was added does not count."""
+    seal = agent_seal.measure(agent.release(image))
     drift = [one for one in drift_of(agent, image, deep) if one.what != "added"]
     if drift:
         raise AgentError(
@@ -43,6 +45,7 @@ def check_release(agent: Agent, image: str, deep: bool) -> None:
             "wain fleet verify --repair",
             drift=[list(one) for one in drift[:100]],
         )
+    agent_seal.write(agent.root, image, seal)
 
 
 def verify(agent: Agent, request: Request) -> Answer:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet import agent_seal
 from fleet.session import HostError
 from images.delta import encode_delta
 from images.manifest import Manifest
@@ -483,3 +484,41 @@ def test_forgetting_leaves_what_is_not_ours(host: Host, old: Manifest) -> None:
     assert sorted(os.listdir(host.root)) == ["lock", "notes.txt"]
     host.deploy(old)
     assert host.current == old.image_id
+
+
+@pytest.mark.row("A7")
+def test_the_seal_notices_what_a_comparison_would(host: Host, old: Manifest, new: Manifest) -> None:
+    host.deploy(old)
+    host.deploy(new)
+    release = Path(host.root, "releases", old.image_id)
+    victim = release / SITE / "filler/m00003.py"
+
+    def intact() -> bool:
+        return agent_seal.is_intact(host.root, old.image_id)
+
+    assert intact()
+    twin = release / "twin"
+    twin.hardlink_to(victim)  # a name more
+    assert not intact()
+    twin.unlink()
+    assert not intact()
+    with host.open() as session:  # the long comparison finds nothing, and seals anew
+        session.rollback(None, new.image_id)
+        session.rollback(None, old.image_id)
+    assert intact()
+    victim.chmod(0o644)
+    assert not intact()
+    victim.chmod(0o444)
+    assert intact()
+    victim.chmod(0o644)
+    data, status = victim.read_bytes(), victim.stat()
+    victim.write_bytes(data)
+    victim.chmod(0o444)
+    assert not intact()
+    os.utime(victim, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    assert intact()
+    for damaged in (b"", b"{", b"[1]"):
+        Path(host.root, "seals", old.image_id).write_bytes(damaged)
+        assert not intact()
+    with host.open() as session:
+        assert session.rollback(None, new.image_id)[0] == old.image_id
