@@ -23,10 +23,10 @@ from packaging.utils import canonicalize_name
 
 from builder import hermetic
 from builder.buildenv import Builder, builder_of
-from builder.hermetic import Isolation, Workspace
 from builder.hooks import Bench
 from builder.sdist import DEADLINE, Progress, WheelOf, finder
 from builder.source_tree import build_requirements, checked_requirements, copy_project, unpack_sdist
+from builder.workspace import Isolation, Workspace
 from images.errors import WainError
 from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock

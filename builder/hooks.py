@@ -16,8 +16,9 @@ import pyproject_hooks
 from builder import hermetic, hook_driver
 from builder.abi import Ran, auditwheel_command
 from builder.buildenv import Builder, make_build_env
-from builder.hermetic import Outcome, Workspace
+from builder.hermetic import Outcome
 from builder.source_tree import EPOCH
+from builder.workspace import INSIDE, Workspace
 from images.errors import WainError
 from wheelhouse.lock import Lock, LockedPackage
 from wheelhouse.text import bare
@@ -167,7 +168,7 @@ class Bench:
         # Debugging information names folders; so do assertions, unless mapped away.
         flags = "-g0"
         if not self.workspace.isolation.neutral_path:
-            flags += f" -ffile-prefix-map={inside()}={hermetic.INSIDE}"
+            flags += f" -ffile-prefix-map={inside()}={INSIDE}"
         return {
             "HOME": inside("home"),
             "TMPDIR": inside("tmp"),

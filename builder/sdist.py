@@ -23,7 +23,6 @@ from builder.abi import check_pure, check_tags, is_pure, repaired
 from builder.buildenv import Builder, builder_of
 from builder.built import BuildKey, WheelFile, build_key, find_build, log_path, record_build
 from builder.canonical import canonical_wheel, first_difference
-from builder.hermetic import Isolation, Workspace
 from builder.hooks import Bench
 from builder.source_tree import (
     SdistName,
@@ -32,6 +31,7 @@ from builder.source_tree import (
     sdist_name,
     unpack_sdist,
 )
+from builder.workspace import Isolation, Workspace
 from images.errors import DifferenceError, WainError
 from wheelhouse.index import HashMismatch, Wheelhouse
 from wheelhouse.lock import Lock, LockedPackage

@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from builder import hermetic
-from builder.hermetic import Isolation, Outcome, SandboxError, Workspace
+from builder import workspace as workspaces
+from builder.hermetic import Outcome
+from builder.workspace import Isolation, SandboxError, Workspace
 
 PYTHON, PREFIX = hermetic.own_python()
 CANARY = "canary-5f0b7c1e"
@@ -285,8 +287,9 @@ WAIN = """
 import sys
 from pathlib import Path
 from builder import hermetic
+from builder.workspace import Workspace
 kept = hermetic.isolation(*hermetic.own_python(), {level!r})
-with hermetic.Workspace(kept) as workspace:
+with Workspace(kept) as workspace:
     workspace.hand_over()
     print(workspace.folder.parent, flush=True)
     hermetic.run(workspace, [hermetic.own_python()[0], "-I", "-S", "-c", {code!r}], folder="",
@@ -355,7 +358,7 @@ def test_a_folder_in_use_is_not_swept(kept: Isolation) -> None:
 def test_removing_a_workspace_changes_nothing_around_it(tmp_path: Path) -> None:
     around = tmp_path / "around"
     around.mkdir(mode=0o755)
-    hermetic._remove(around / "gone")
+    workspaces._remove(around / "gone")
     assert stat.S_IMODE(around.stat().st_mode) == 0o755
 
 
@@ -363,7 +366,7 @@ REMOVE = """
 import os, sys
 sys.path += sys.argv[1:]
 from pathlib import Path
-from builder import hermetic
+from builder import workspace
 base = Path(os.environ["PLACE"])
 (base / "outside").write_text("x")
 (base / "outside").chmod(0o640)
@@ -373,7 +376,7 @@ inner.mkdir(parents=True)
 (inner / "link").symlink_to(base / "outside")
 (inner / "folder").symlink_to(base)
 inner.chmod(0)
-hermetic._remove(inner.parent)
+workspace._remove(inner.parent)
 print(inner.parent.exists(), oct((base / "outside").stat().st_mode & 0o777),
       oct((base / "around").stat().st_mode & 0o777))
 """
@@ -444,10 +447,11 @@ UNPRIVILEGED = """
 import os, sys
 sys.path += sys.argv[1:]
 from builder import hermetic as h
+from builder.workspace import Workspace
 python, prefix = h.own_python()
 kept = h.isolation(python, prefix)
 print(kept.level, kept.other_user)
-with h.Workspace(kept) as workspace:
+with Workspace(kept) as workspace:
     look = "print(open(" + repr(os.environ["SECRET"]) + ").read())"
     run = h.run(workspace, [python, "-c", look], folder="", environment={}, readable=(prefix,),
                 deadline=20, log=workspace.kept / "log")
