@@ -112,7 +112,7 @@ def test_history_and_report(project: Project) -> None:
     assert history["rollouts"][1]["ticket"] == "T-1"
     report = project.wain("report", "r2")
     text = report.document["markdown"]
-    for expected in ("**reverted**", "h1: reverted", "bad \\| \\<b\\>", "look",
+    for expected in ("**reverted**", "h1: reverted", "bad \\| \\<b\\>", "    look",
                      "| connect |", "| revert |", "| h2 |"):  # fmt: skip
         assert expected in text, expected
     steps = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,14 @@ def test_forget_removes_what_is_ours(project: Project) -> None:
     assert [match["host"] for match in hosts] == ["h1"]
     assert project.wain("forget", "h9", "--yes").code == 1
     assert project.wain("forget", "h9", "--yes", "--gone").code == 0
+
+
+@pytest.mark.row("T3")
+def test_a_slow_line_is_not_a_dead_one(project: Project) -> None:
+    """A step may take no longer than a second without a byte, but as long as bytes flow."""
+    project.write(1, bandwidth="150kB/s", step_timeout="1s")
+    image = project.image("v1", data=os.urandom(300_000))
+    began = time.monotonic()
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert (ran.code, project.current("h1")) == (0, image), ran.text
+    assert time.monotonic() - began > 1.5
