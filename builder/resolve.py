@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from builder import resolve_pip, resolve_uv
 from builder.details import complete, ready_web
+from builder.listed import check_unchanged, still_listed
 from builder.pages import IndexFile, name_and_version
 from builder.proof import Chosen, ProofError, prove
 from builder.requirements import Inputs, inputs_from, project_python, read_inputs
@@ -26,7 +27,7 @@ from builder.sources import Sources, sources_of
 from builder.spec import BuildSpec
 from builder.tools import can_build, interpreter_for, is_native
 from builder.urls import file_url, mask, without_credentials
-from images.errors import UsageError, WainError
+from images.errors import UsageError
 from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
 
@@ -34,20 +35,6 @@ if TYPE_CHECKING:
     from builder.client import IndexClient
 
 Say = Callable[[str], None]
-
-
-class ChangedFileError(WainError):
-    """A file whose bytes changed under the same name: ``locked`` and ``found`` are sha256."""
-
-    def __init__(self, filename: str, locked: str, found: str, where: str) -> None:
-        self.filename = filename
-        self.locked = locked
-        self.found = found
-        super().__init__(
-            filename,
-            f"was locked with sha256 {locked}, but {mask(where)} now has {found}",
-            "a release never changes: find out why before you lock it again",
-        )
 
 
 def resolve_target(
@@ -213,6 +200,12 @@ def _answer(
     question: Question, spec: BuildSpec, previous: Lock | None, digest: str, say: Say
 ) -> Lock:
     resolver = choose_resolver(spec.resolver, question.target)
+    settled = _settled(question, previous, digest)
+    if settled is not None and resolver.name == "pip":
+        # pip would download, and build metadata, to find the very same; uv is quick enough.
+        listed = still_listed(settled, question.sources)
+        if listed is not None:
+            return listed
     web = ready_web(question.sources)
     if question.sources.ruled or question.exclude_newer:
         found = _through_gateway(resolver, question, say)
@@ -228,6 +221,14 @@ def _answer(
     lock = Lock(target=question.target, packages=packages, inputs_digest=digest)
     check_unchanged(lock, previous)
     return lock
+
+
+def _settled(question: Question, previous: Lock | None, digest: str) -> Lock | None:
+    """The previous lock, when it was made for this very question and nothing is to move."""
+    if previous is None or not question.keep or question.upgrade:
+        return None
+    same = previous.inputs_digest == digest and previous.target == question.target
+    return previous if same else None
 
 
 def _proved(question: Question, found: tuple[Found, ...]) -> tuple[Chosen, ...]:
@@ -302,16 +303,6 @@ def _locked(chosen: Chosen, file: IndexFile, direct: bool) -> LockedPackage:
         requires_python=chosen.found.requires_python,
         direct=direct,
     )
-
-
-def check_unchanged(lock: Lock, previous: Lock | None) -> None:
-    """Refuse a file with the name of a locked one and other bytes. Raises ChangedFileError."""
-    known = {p.file.filename: p.file.sha256 for p in previous.packages} if previous else {}
-    for package in lock.packages:
-        old = known.get(package.file.filename)
-        if old is not None and old != package.file.sha256:
-            where = package.file.url or "its index"
-            raise ChangedFileError(package.file.filename, old, package.file.sha256, where)
 
 
 def _given(spec: BuildSpec, target: Target) -> Lock:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from builder.listed import ChangedFileError
 from builder.proof import ProofError
 from builder.resolution import ResolveError
-from builder.resolve import ChangedFileError, choose_resolver, resolve_requirements, resolve_target
+from builder.resolve import choose_resolver, resolve_requirements, resolve_target
 from builder.resolve_uv import find_uv, platform_name
 from builder.sources import AmbiguousError
 from builder.spec import BuildSpec, IndexSpec, TargetSpec
@@ -273,6 +274,25 @@ def test_locked_versions_stay(grown: tuple[World, Lock], resolver: str) -> None:
     spec = world.spec("app", "side", resolver=resolver)
     assert versions(resolve_target(spec, HERE, lock)) == versions(lock)
     assert set(versions(resolve_target(spec, HERE, lock, newest=True)).values()) == {"1.0", "2.0"}
+
+
+def test_nothing_is_resolved_for_a_lock_that_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same question again: the index is only asked whether the files are still there."""
+    demo = world.wheel("demo", "1.0")
+    world.serve()
+    spec = world.spec("demo")
+    lock = resolve_target(spec, HERE)
+    world.server.requests.clear()
+    assert resolve_target(spec, HERE, lock) == lock
+    assert [path for _, path, _ in world.server.requests] == ["/simple/demo/"]
+    # Gone from the index: pip says that there is none.
+    world.files = [make_wheel(world.folder, "demo", "0.5")]
+    world.server.files.clear()
+    world.serve()
+    assert demo.exists()
+    assert versions(resolve_target(spec, HERE, lock)) == {"demo": "0.5"}
 
 
 @BOTH
