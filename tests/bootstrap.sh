@@ -29,8 +29,10 @@ PY
     fi
     echo "preparing $2 (once)"
     "${PYTHON}" -m venv "$2"
-    "$2/bin/python" -m pip install -q --disable-pip-version-check --upgrade 'pip>=26.3' 2>&1 | grep -v '^WARNING' || true
-    "$2/bin/python" -m pip install -q --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v '^WARNING' || true
+    quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
+    log="$2/install.log"
+    quietly "$2/bin/python" -m pip install --disable-pip-version-check --upgrade 'pip>=26.3'
+    quietly "$2/bin/python" -m pip install --disable-pip-version-check -e '.[dev]'
     "$2/bin/wain" --version
     ;;
 system)
