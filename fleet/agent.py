@@ -220,6 +220,7 @@ def _kind_of(error: WainError) -> str:
         "ObjectError": "object",
         "SuspectError": "object",
         "LockedError": "locked",
+        "SignatureError": "signature",
     }.get(name, "io")
 
 

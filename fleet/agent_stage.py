@@ -60,6 +60,11 @@ def begin(agent: Agent, request: Request) -> Answer:
     if image in state["quarantined"]:
         raise AgentError("quarantined", f"image {image[:12]} is quarantined here: "
                          f"{state['quarantined'][image]}")  # fmt: skip
+    if state["trust"] or request.get("proof"):
+        from fleet import agent_trust
+
+        if agent_trust.check(state, image, request.get("proof")):
+            agent_state.save(agent.root, state)
     manifest = Manifest.parse(data, f"manifest {image[:12]}")
     _check_target(manifest)
     objects = manifest.objects()

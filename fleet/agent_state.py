@@ -14,6 +14,9 @@ confirmed       image id -> generation at which it was confirmed
 staged          image id -> generation at which it was checked out
 quarantined     image id -> reason
 last            the last change: generation, what, id, reason
+trust           whose signatures count: required, text (see agent_trust), or empty
+proven          image id -> name, epoch, counter of its proven statement
+accepted        name -> epoch, counter, image id of the newest that was confirmed
 ==============  ====================================================================
 
 A link's text is ``releases/<id>`` for a release; any other text is something adopted.
@@ -46,6 +49,9 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "staged": (dict, {}),
     "quarantined": (dict, {}),
     "last": (dict, {}),
+    "trust": (dict, {}),
+    "proven": (dict, {}),
+    "accepted": (dict, {}),
 }
 
 

@@ -48,6 +48,10 @@ def switch(agent: Agent, request: Request) -> Answer:
     if state["current"] == link:
         agent.free_lock()
         return {"generation": state["generation"], "changed": False}
+    if state["trust"]:
+        from fleet import agent_trust
+
+        agent_trust.check_switch(state, image)
     if image not in state["staged"] or not os.path.isdir(agent.release(image)):
         raise AgentError("missing", f"release {image[:12]} is not checked out here")
     before = dict(state)
@@ -133,6 +137,10 @@ def confirm(agent: Agent, request: Request) -> Answer:
         raise AgentError("moved", f"current is {found}, {link} was to be confirmed")
     _settle_at(state, link, "confirmed", "")
     state["confirmed"] = {**state["confirmed"], pending["to"]: state["generation"]}
+    if state["proven"]:
+        from fleet import agent_trust
+
+        agent_trust.accepted(state, pending["to"])
     agent_state.save(root, state)
     agent_timer.disarm(root)
     agent_state.record(root, state, "confirm", request, id=pending["to"])

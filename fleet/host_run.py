@@ -176,11 +176,13 @@ class HostRun:
         delta = self._images.delta(base, self._wanted) if base else None
         if base and delta is not None:
             try:
-                return session.begin(self._wanted.manifest, delta=delta, base=base)
+                return session.begin(
+                    self._wanted.manifest, delta=delta, base=base, proof=self._wanted.proof
+                )
             except HostError as error:
                 if error.kind != "base":
                     raise
-        return session.begin(self._wanted.manifest)
+        return session.begin(self._wanted.manifest, proof=self._wanted.proof)
 
     def _slowly(self, session: Session, pack: Pack) -> Iterator[bytes]:
         """The pack at its bandwidth; a line that takes bytes at all is slow, not dead."""

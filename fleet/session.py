@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +23,23 @@ from images.manifest import Manifest
 __all__ = ["Facts", "HostError", "HostState", "Pending", "RunResult", "Session"]
 
 Key = tuple[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a host gets to check an image's signature itself.
+
+    ``signers`` is the text of a trust or allowed_signers file, ``fleet`` the fleet a plain list
+    stands for, ``name`` the image's, ``signature`` the signed statements (may be empty).
+    """
+
+    name: str
+    fleet: str
+    signers: str
+    signature: str
+    required: bool
+
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -342,15 +359,25 @@ class Session:
     # Staging
 
     def begin(
-        self, manifest: Manifest, *, delta: bytes | None = None, base: str | None = None
+        self,
+        manifest: Manifest,
+        *,
+        delta: bytes | None = None,
+        base: str | None = None,
+        proof: Proof | None = None,
     ) -> list[Key]:
         """Give the host a manifest, whole or as a delta to ``base``; the objects it lacks.
 
         ``delta`` is what images.delta made of both. Sorted as Manifest.objects(). Kind `base`:
-        the host has no such base, send it whole.
+        the host has no such base, send it whole. Kind `signature`: the host refuses ``proof``,
+        or its absence.
         """
         sent = zlib.compress(manifest.to_bytes(), 6) if delta is None else delta
-        request = {"id": manifest.image_id, "base": base if delta is not None else None}
+        request: dict[str, Any] = {"id": manifest.image_id}
+        if delta is not None:
+            request["base"] = base
+        if proof is not None:
+            request["proof"] = asdict(proof)
         _, bits = self._ask("begin", request, stream=_pieces(sent))
         keys = list(manifest.objects())
         if len(bits) != (len(keys) + 7) // 8:

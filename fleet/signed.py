@@ -7,9 +7,11 @@ plain allowed_signers file counts as it stands.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fleet.inventory import Trust as TrustSettings
+from fleet.session import Proof
 from fleet.wanted import Wanted
 from images.allowed import allowed_signers
 from images.sigcheck import read_private, verify_chain, verify_image
@@ -41,6 +43,21 @@ def check_signed(settings: TrustSettings, store: Store, wanted: list[Wanted]) ->
         statement = verify_image(data, trust, one.id, one.document.name)
         lines.append(f"image {one.id[:12]} is signed, until {statement.expires}")
     return lines
+
+
+def with_proofs(settings: TrustSettings, store: Store, wanted: list[Wanted]) -> list[Wanted]:
+    """The images with what hosts need to check them by themselves, where ``[trust]`` is set."""
+    if settings.signers is None:
+        return wanted
+    signers = read_private(str(settings.signers)).decode("utf-8", "replace")
+    proven = []
+    for one in wanted:
+        name = one.document.name
+        fleet = _trust(settings.signers, name).fleet
+        signature = read_signature(store, one.id, fleet).decode()
+        proof = Proof(name, fleet, signers, signature, settings.required)
+        proven.append(replace(one, proof=proof))
+    return proven
 
 
 def _trust(path: Path, fleet: str) -> Trust:

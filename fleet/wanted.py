@@ -16,6 +16,7 @@ from typing import Any
 from fleet.pack import Packs
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
+from fleet.session import Proof
 from images.catalog import Catalog, ImageDocument
 from images.delta import encode_delta
 from images.diff import Diff, compare
@@ -35,12 +36,13 @@ OBJECT_FOLDERS = 300
 
 @dataclass(frozen=True)
 class Wanted:
-    """One image to roll out. ``label`` is how it was named."""
+    """One image to roll out. ``label`` is how it was named, ``proof`` what hosts check it by."""
 
     label: str
     document: ImageDocument
     manifest: Manifest
     needs: Needs
+    proof: Proof | None = None
 
     @property
     def id(self) -> str:

@@ -15,7 +15,7 @@ from fleet.plan import SWITCH, HostPlan, Plan, make_plan
 from fleet.result import Result, row_of
 from fleet.resume import going_on, outcome_before
 from fleet.rollout import Rollout
-from fleet.signed import check_signed
+from fleet.signed import check_signed, with_proofs
 from fleet.steps import UNTOUCHED, Job, Outcome
 from fleet.survey import note_answers, survey
 from fleet.wanted import Comparisons, Wanted, load_wanted
@@ -64,6 +64,7 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
         _refuse_quarantined(fleet, wanted, {})
         for line in check_signed(fleet.inventory.trust, fleet.catalog.store, wanted):
             out.say(line)
+        wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
         why = f"rollout {args.image}" + (f": {args.reason}" if args.reason else "")
         with at_work(fleet, why) as images:
             fleet.keep([*(one.id for one in wanted), *_ids(fleet)])
@@ -112,6 +113,7 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             hosts, wanted = going_on(fleet.inventory, fleet.catalog, rollout, fleet.journal)
             _refuse_quarantined(fleet, wanted, {})
             check_signed(fleet.inventory.trust, fleet.catalog.store, wanted)
+            wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
             by = fleet.by(reason=rollout.reason, ticket=rollout.ticket)
             stage_only = bool(rollout.plan["settings"].get("stage_only"))
             plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, stage_only)
