@@ -19,7 +19,7 @@ demo: $(STAMP)
 	@$(BIN)/wain demo --yes
 
 test: system $(STAMP)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not faults" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -rs -m "not faults" $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
