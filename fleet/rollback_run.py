@@ -17,6 +17,9 @@ from fleet.result import Event, Result, row_of
 from fleet.rollback import roll_back
 from fleet.steps import FAILED, SUCCEEDED, UNREACHABLE, UNTOUCHED, Job, Outcome
 
+# The journal is written at most this often. Seconds.
+PACE = 0.25
+
 
 def roll_back_all(
     *,
@@ -34,16 +37,32 @@ def roll_back_all(
     steps: queue.SimpleQueue[tuple[str, str, StepRow | None]] = queue.SimpleQueue()
     job.on_step = lambda host, step, row: steps.put((host, step, row))
     outcomes = {host.name: Outcome(host.name, UNTOUCHED) for host in hosts}
+    ended: list[StepRow] = []
+    fresh: list[Outcome] = []
+    written = time.monotonic()
 
-    def drain() -> None:
-        ended: list[StepRow] = []
+    def write() -> None:
+        """All that is new in one transaction."""
+        nonlocal written
+        written = time.monotonic()
+        with journal.transaction():
+            journal.record(number, [row_of(outcome, 0) for outcome in fresh], ended)
+            reported.moved(
+                journal,
+                [(one.host, one.image, one.previous, one.generation) for one in fresh if one.image],
+            )
+        fresh.clear()
+        ended.clear()
+
+    def tick() -> None:
         while not steps.empty():
             host, step, row = steps.get()
             if row is None:
                 on_event(Event("step", host=host, text=step))
             else:
                 ended.append(row)
-        journal.record(number, (), ended)
+        if time.monotonic() > written + PACE:
+            write()
         if control.interrupts > 1:
             job.cancelled.set()
 
@@ -51,17 +70,16 @@ def roll_back_all(
         if isinstance(answer, HostError):
             answer = Outcome(host.name, FAILED, error=answer.what, kind=answer.kind)
         outcomes[host.name] = answer
-        journal.record(number, [row_of(answer, 0)])
-        if answer.image:
-            reported.moved(journal, [(host.name, answer.image, answer.previous, answer.generation)])
+        fresh.append(answer)
         on_event(Event("host", host=host.name, text=answer.state))
 
     on_event(Event("wave", text="rollback", wave=0, total=len(hosts)))
     ask_all(
         hosts, job.settings, lambda host: roll_back(job, host, to=to, deep=deep), take,
-        limit=job.limit, stopped=lambda: bool(control.interrupts), on_tick=drain,
+        limit=job.limit, stopped=lambda: bool(control.interrupts), on_tick=tick,
     )  # fmt: skip
-    drain()
+    tick()
+    write()
     states = [outcome.state for outcome in outcomes.values()]
     if UNTOUCHED in states:
         result, code = "interrupted", 130
