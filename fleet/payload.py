@@ -16,6 +16,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+# For a host's own start at boot; a session never runs it.
+MAIN = b"from fleet.agent_boot import main\n\nraise SystemExit(main())\n"
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -30,7 +32,8 @@ class Payload(NamedTuple):
 @functools.cache
 def payload() -> Payload:
     """The agent of this wain."""
-    data = archive({path: (_HERE / path).read_bytes() for path in sources()})
+    files = {path: (_HERE / path).read_bytes() for path in sources()}
+    data = archive({**files, "__main__.py": MAIN})
     return Payload(data, hashlib.sha256(data).hexdigest(), zlib.compress(data, 9))
 
 

@@ -163,6 +163,28 @@ def test_an_unconfirmed_switch_without_a_timer_is_settled(
         assert session.facts.state.pending is None
 
 
+@pytest.mark.row("A2")
+def test_a_host_settles_by_itself_at_boot(host: Host, old: Manifest, new: Manifest) -> None:
+    host.deploy(old)
+    (agent,) = Path(host.root, "agent").glob("*.pyz")
+    command = [host.python, "-I", "-S", str(agent), "settle", host.root]
+
+    def boot() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "nothing to settle" in boot()
+    with host.open() as session:
+        host.stage(session, new)
+        host.switch(session, new, 60, hooks=["echo {id} > {root}/hooked"])
+    assert "nothing to settle" in boot()  # its timer lives
+    for pid in timers(host):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not timers(host))
+    assert "went back" in boot()
+    assert host.current == old.image_id
+    assert Path(host.root, "hooked").read_text().strip() == old.image_id
+
+
 def test_a_frozen_agent_does_not_hold_up_the_timer(
     host: Host, old: Manifest, new: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
