@@ -28,6 +28,8 @@ from builder.urls import is_file_url, path_of
 from images.errors import WainError
 
 _JSON = "application/vnd.pypi.simple.v1+json"
+# The address of this index never comes again.
+_NOT_KEPT = {"Cache-Control": "no-store"}
 _PASSED = ("content-length", "content-range", "accept-ranges", "last-modified", "etag")
 
 
@@ -175,7 +177,7 @@ class Gateway:
             handler.send_error(404)
             return
         headers = {"Content-Type": _JSON, "Content-Length": str(len(page))}
-        handler.answer(200, headers | {"Cache-Control": "no-store"})
+        handler.answer(200, headers | _NOT_KEPT)
         if method == "GET":
             handler.wfile.write(page)
 
@@ -189,7 +191,7 @@ class Gateway:
             with self._client.web.open(url, sent, method) as answer:
                 got: Mapping[str, str] = answer.response.headers
                 kept = {name: got[name] for name in _PASSED if name in got}
-                handler.answer(answer.response.status, kept)
+                handler.answer(answer.response.status, kept | _NOT_KEPT)
                 if method == "GET":
                     for block in answer.response.stream(1 << 16, decode_content=False):
                         handler.wfile.write(block)
@@ -211,6 +213,7 @@ class Gateway:
                 "Content-Length": str(end - begin),
                 "Accept-Ranges": "bytes",
                 "Last-Modified": modified.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+                **_NOT_KEPT,
             }
             partial = (begin, end) != (0, found.st_size)
             if partial:

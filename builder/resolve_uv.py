@@ -165,6 +165,8 @@ def _environment(question: Question, gate: Gate | None) -> dict[str, str]:
     environment["UV_HTTP_TIMEOUT"] = str(max(1, int(settings.timeout)))
     if gate is not None:
         environment["UV_DEFAULT_INDEX"] = gate.url
+        # The gate's address is another one each time: what is kept under it is never found again.
+        environment["UV_NO_CACHE"] = "1"
         environment.update(direct_to_loopback(environment))
     else:
         environment.update(_places(settings))

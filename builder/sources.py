@@ -4,7 +4,7 @@ The rules for names, in order:
 
 1. Without an ``[[index]]``, pip's indexes and find-links are one place, as they are for pip.
 2. A name that matches the ``projects`` of an index comes from that index and is asked for
-   nowhere else.
+   nowhere else. The pattern ``*`` means every name that no other index names.
 3. Any other name may be on one index only. On an index whose ``projects`` leave it out, or on
    two indexes, it is an error and not a choice: that is how a stranger's package gets in.
 4. Indexes without ``projects`` stand in the place of pip's; when every index has them, pip's
@@ -13,7 +13,7 @@ The rules for names, in order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -24,6 +24,9 @@ from builder.pipconfig import PipSettings, default_index, read_settings
 from builder.spec import BuildSpec, IndexSpec
 from builder.urls import mask
 from images.errors import WainError
+
+# A pattern for every name that no other index names.
+EVERY = "*"
 
 
 class Source(NamedTuple):
@@ -38,8 +41,8 @@ class Source(NamedTuple):
     projects: tuple[str, ...] = ()
 
     def serves(self, name: str) -> bool:
-        """Whether the patterns name this normalised project name."""
-        return any(fnmatchcase(name, pattern) for pattern in self.projects)
+        """Whether a pattern other than ``*`` names this normalised project name."""
+        return any(fnmatchcase(name, pattern) for pattern in self.projects if pattern != EVERY)
 
 
 class AmbiguousError(WainError):
@@ -102,10 +105,16 @@ def sources_of(spec: BuildSpec) -> Sources:
     return Sources(read_settings(), spec.indexes)
 
 
+def pinned_to(name: str, sources: Iterable[Source]) -> tuple[Source, ...]:
+    """The indexes a normalised name is pinned to: named by a pattern, or else by ``*``."""
+    listed = tuple(sources)
+    named = tuple(source for source in listed if source.serves(name))
+    return named or tuple(source for source in listed if EVERY in source.projects)
+
+
 def asked_for(name: str, sources: tuple[Source, ...]) -> tuple[Source, ...]:
     """The places to ask for a normalised name: its own index alone, or all of them."""
-    pinned = tuple(source for source in sources if source.serves(name))
-    return pinned or sources
+    return pinned_to(name, sources) or sources
 
 
 def allowed(name: str, found: Mapping[Source, bool]) -> tuple[Source, ...]:
@@ -114,7 +123,7 @@ def allowed(name: str, found: Mapping[Source, bool]) -> tuple[Source, ...]:
     Raises AmbiguousError when the rules forbid a choice.
     """
     there = tuple(source for source, has in found.items() if has)
-    pinned = tuple(source for source in there if source.serves(name))
+    pinned = pinned_to(name, there)
     groups = tuple(dict.fromkeys(source.group for source in pinned or there))
     foreign = () if pinned else tuple(source for source in there if source.projects)
     if foreign:
@@ -125,7 +134,8 @@ def allowed(name: str, found: Mapping[Source, bool]) -> tuple[Source, ...]:
             name,
             groups,
             f"is on {where}, whose 'projects' leave it out{also}",
-            "add it to the 'projects' of the index it shall come from",
+            "add it to the 'projects' of the index it shall come from, or give that index "
+            "projects = ['*'] for all names no other index names",
         )
     if len(groups) > 1:
         raise AmbiguousError(
@@ -138,7 +148,7 @@ def allowed(name: str, found: Mapping[Source, bool]) -> tuple[Source, ...]:
 
 
 def _pattern(pattern: str) -> str:
-    return canonicalize_name(pattern)
+    return pattern if pattern == EVERY else canonicalize_name(pattern)
 
 
 def shown(source: Source) -> str:

@@ -66,6 +66,15 @@ def test_never_two_places(name: str, places: set[Source]) -> None:
         assert not any(place.projects for place in counting)
 
 
+def test_every_other_name() -> None:
+    """`*` pins what nobody else names, so that a mirror is not even asked for it."""
+    rest = Source("index 'rest'", "https://r.example/", projects=("*",))
+    assert asked_for("six", (INTERNAL, rest)) == (rest,)
+    assert asked_for("shop-core", (INTERNAL, rest)) == (INTERNAL,)
+    assert allowed("six", {rest: True}) == (rest,)
+    assert allowed("shop-core", {INTERNAL: True}) == (INTERNAL,)
+
+
 def test_who_serves_the_rest() -> None:
     """Indexes without projects stand in the place of pip's; others stand beside them."""
     settings = PipSettings(index_url="https://p.example/", find_links=("file:///links",))
