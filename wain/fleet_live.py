@@ -39,7 +39,8 @@ class Live:
     def show(self, event: Event) -> None:
         """Take in one event; the screen follows by itself."""
         if event.kind == "wave":
-            self._title = f"wave {event.wave + 1}: {event.text}, {event.total} hosts"
+            count = f"{event.total} host{'' if event.total == 1 else 's'}"
+            self._title = f"wave {event.wave + 1}: {event.text}, {count}"
             self._note = ""
         elif event.kind == "step":
             self._working[event.host] = (event.text, time.monotonic())

@@ -158,9 +158,9 @@ def test_one_frozen_host_delays_nobody(project: Ssh, server: Sshd) -> None:
     states = ran.states()
     assert [states[host] for host in ("h1", "h3", "h4")] == ["succeeded"] * 3, ran.text
     assert states["h2"] in ("reverted", "unreachable")
-    assert took < 15
+    assert took < 25
     others = [ran.document["hosts"][host]["seconds"] for host in ("h1", "h3", "h4")]
-    assert max(others) < 4
+    assert max(others) < 10
     until(lambda: project.current("h2") == old, 20)
     assert project.current("h1") == new
 
