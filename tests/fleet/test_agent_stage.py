@@ -117,6 +117,18 @@ def test_what_is_planted_in_the_stage_is_not_followed(
     assert not (releases / old.image_id).is_symlink()
 
 
+@pytest.mark.row("G4")
+def test_a_manifest_under_another_images_id(host: Host, old: Manifest, new: Manifest) -> None:
+    swapped = Raw(old.to_bytes())
+    swapped.image_id = new.image_id
+    with host.open() as session:
+        with pytest.raises(HostError, match="came as") as caught:
+            session.begin(swapped)  # type: ignore[arg-type]
+        assert caught.value.kind == "manifest"
+        with pytest.raises(HostError, match="no image"):
+            session.checkout(new.image_id)
+
+
 def test_another_interpreters_image_is_refused(host: Host, old: Manifest) -> None:
     other = Manifest("3.8", "cp38", old.platform, old.skeleton, old.entries)
     with host.open() as session, pytest.raises(HostError, match=r"for Python 3\.8") as caught:
@@ -413,6 +425,29 @@ def test_drift_is_named_and_repaired(host: Host, old: Manifest, new: Manifest) -
         assert session.repair(old.image_id, paths) == []
         assert session.verify(old.image_id, deep=True) == []
         assert session.run("{release}/bin/app", 9).output == "old\n"
+    assert Store(host.root).verify() == []
+
+
+@pytest.mark.row("S2")
+@pytest.mark.row("Z3")
+def test_bytes_changed_with_the_time_put_back(host: Host, old: Manifest) -> None:
+    host.deploy(old)
+    edited = Path(host.root, "releases", old.image_id, SITE, "filler/m00002.py")
+    status = edited.stat()
+    assert status.st_nlink > 1
+    edited.chmod(0o644)
+    edited.write_bytes(edited.read_bytes().replace(b"2", b"9"))
+    edited.chmod(0o444)
+    os.utime(edited, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    with host.open() as session:
+        assert session.verify(old.image_id) == []
+        (drift,) = session.verify(old.image_id, deep=True)
+        assert (drift.path, drift.what) == (f"{SITE}/filler/m00002.py", "content")
+        missing = session.repair(old.image_id, [drift.path])
+        assert len(missing) == 1
+        session.send_pack(host.packs.get(old, missing).pieces())
+        assert session.repair(old.image_id, [drift.path]) == []
+        assert session.verify(old.image_id, deep=True) == []
     assert Store(host.root).verify() == []
 
 
