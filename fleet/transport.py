@@ -94,6 +94,7 @@ class _ChildChannel:
         self._process = process
         self._line = line
         self._errors = errors
+        self._said = ""  # the end of its standard error, once closed
         self._patience = 5.0  # seconds an agent may take to end by itself
 
     def read(self, size: int, deadline: float) -> bytes:
@@ -114,7 +115,10 @@ class _ChildChannel:
         self._line.settimeout(left)
 
     def ready(self) -> bool:
-        return bool(select.select([self._line], [], [], 0)[0])
+        # poll, for select knows no descriptor over 1,023.
+        poll = select.poll()
+        poll.register(self._line, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close_write(self) -> None:
         self._line.shutdown(socket.SHUT_WR)
@@ -129,6 +133,8 @@ class _ChildChannel:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._line.close()
+        self._said = self.stderr()
+        self._errors.close()
 
     def status(self) -> int | None:
         try:
@@ -137,6 +143,8 @@ class _ChildChannel:
             return None
 
     def stderr(self) -> str:
+        if self._errors.closed:
+            return self._said
         size = os.fstat(self._errors.fileno()).st_size
         kept = os.pread(self._errors.fileno(), 4096, max(0, size - 4096))
         return kept.decode("utf-8", "replace")
