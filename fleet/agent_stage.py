@@ -121,10 +121,24 @@ def _check_space(agent: Agent, manifest: Manifest, missing: dict[Key, int]) -> N
         )
 
 
+def _make_path_last(folder: str) -> None:
+    """The names of a folder and of all above it, which a first roll-out has just made."""
+    from images import durable
+
+    while True:
+        try:
+            durable.sync_folder(folder)
+        except PermissionError:
+            return  # not ours, so we cannot have made it
+        if folder == "/":
+            return
+        folder = os.path.dirname(folder)
+
+
 def checkout(agent: Agent, request: Request) -> Answer:
     """Make the release ``releases/<id>``; an existing one is kept when it is as it should be."""
     from fleet.agent_verify import drift_of, remove_tree
-    from images import durable, tree
+    from images import tree
 
     image, root = image_id(request), agent.root
     manifest = agent.manifest(image)
@@ -155,8 +169,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
             if drift:
                 os.rename(target, f"{home}/.old-{image[:16]}")
             os.rename(new, target)
-            durable.sync_folder(home)
-            durable.sync_folder(root)
+            _make_path_last(home)
         finally:
             for leftover in (new, f"{home}/.old-{image[:16]}"):
                 if os.path.lexists(leftover):
