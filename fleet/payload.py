@@ -11,6 +11,7 @@ import base64
 import functools
 import hashlib
 import io
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -29,9 +30,19 @@ class Payload(NamedTuple):
     deflated: bytes
 
 
-@functools.cache
+# A cache does not keep two threads from computing a value at once, and CPython 3.11 cannot
+# parse in two threads at once (gh-106905).
+_ALONE = threading.RLock()
+
+
 def payload() -> Payload:
     """The agent of this wain."""
+    with _ALONE:
+        return _payload()
+
+
+@functools.cache
+def _payload() -> Payload:
     files = {path: (_HERE / path).read_bytes() for path in sources()}
     data = archive({**files, "__main__.py": MAIN})
     return Payload(data, hashlib.sha256(data).hexdigest(), zlib.compress(data, 9))
@@ -68,9 +79,14 @@ def archive(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-@functools.cache
 def first_stage() -> str:
     """The program for ``python -c``: one line that no shell has to quote in a special way."""
+    with _ALONE:
+        return _first_stage()
+
+
+@functools.cache
+def _first_stage() -> str:
     tree = ast.parse((_HERE / "fleet/agent_first.py").read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,19 @@ def test_a_shim_is_resolved_on_the_host(host: Host, tmp_path: Path) -> None:
     host.python = str(shim)
     with host.open() as session:
         assert session.facts.executable == os.path.realpath(sys.executable)
+
+
+def test_many_threads_build_it_once_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 32 hosts ask for at once is computed by one of them."""
+    payload._payload.cache_clear()
+    counted: list[int] = []
+    real = payload.sources
+
+    def counting() -> list[str]:
+        counted.append(1)
+        return real()
+
+    monkeypatch.setattr(payload, "sources", counting)
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(lambda _: payload.payload().digest, range(32)))
+    assert (len(set(found)), len(counted)) == (1, 1)
