@@ -37,6 +37,8 @@ _INSTALLING = frozenset(
 )  # fmt: skip
 _PLACE = re.compile(r"-r (?:\S*/)?requirements\.txt \(line (\d+)\)")
 _NAMES = re.compile(r"^\s+(?:The user requested(?: \(constraint\))? )?([A-Za-z0-9][\w.-]*)")
+# What pip says before or after the error itself.
+_ASIDES = ("ERROR: ResolutionImpossible", "ERROR: Ignored the following")
 _RULES = (
     ("Could not find a version that satisfies the requirement ", "found no version of "),
     ("No matching distribution found for ", "found nothing for "),
@@ -223,7 +225,7 @@ def _failure(question: Question, stdout: str, stderr: str) -> ResolveError:
     errors = [
         line.removeprefix("ERROR: ")
         for line in lines
-        if line.startswith("ERROR: ") and not line.startswith("ERROR: ResolutionImpossible")
+        if line.startswith("ERROR: ") and not line.startswith(_ASIDES)
     ]
     causes = _conflict(stdout.splitlines())
     unreached = [line for line in lines if "Could not fetch URL" in line or "Retrying (" in line]

@@ -75,7 +75,8 @@ def _lock(locking: Locking, out: Output) -> int:
         state = _state(one.previous is None, one.changed)
         out.say(f"{name}: locks/{one.path.name}: {len(one.lock.packages)} packages"
                 f"{from_source}, {state}")  # fmt: skip
-    _show_proof({name: one.lock for name, one in written.items()}, out)
+    if out.verbose or (len(written) > 1 and any(not one.previous for one in written.values())):
+        _show_proof({name: one.lock for name, one in written.items()}, out)
     if any(one.previous is not None for one in written.values()):
         for line in as_markdown(differences.items()):
             out.say(line)
@@ -118,8 +119,6 @@ def _change(change: Change) -> dict[str, str]:
 
 def _show_proof(locks: dict[str, Lock], out: Output) -> None:
     """The table of packages by targets: what each target installs."""
-    if len(locks) < 2 and not out.verbose:
-        return
     names = sorted({package.name for lock in locks.values() for package in lock.packages})
     rows = []
     for name in names:

@@ -161,6 +161,7 @@ def test_no_answer_is_one_readable_line(
     world: World, resolver: str, requirements: tuple[str, ...], words: list[str]
 ) -> None:
     world.wheel("demo", "1.0", "needed>=2")
+    world.wheel("demo", "2.0", requires_python=">=3.99")
     world.wheel("needed", "2.0")
     world.wheel("needed", "1.0")
     world.serve()
@@ -170,6 +171,7 @@ def test_no_answer_is_one_readable_line(
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "/tmp" not in str(caught.value)
+    assert "Ignored the following" not in str(caught.value)
 
 
 def test_place_of_a_requirement_is_the_users_own(world: World) -> None:
