@@ -37,6 +37,8 @@ class World:
 
     def wheel(self, name: str, version: str, *requires: str, **more: object) -> Path:
         path = make_wheel(self.folder, name, version, requires=requires, **more)
+        if "requires_python" in more:
+            self.times[path.name] = {"requires-python": more["requires_python"]}
         self.files.append(path)
         return path
 

@@ -160,9 +160,10 @@ def test_sdist_is_locked_with_its_build_lock_and_built_once(
     again = json.loads(good(wain("build", "--json")).stdout)["wheels"]
     assert [(one["source"], one["sha256"]) for one in again] == [("kept", first[0]["sha256"])]
     assert "every byte the same" in good(wain("build", "--reproduce")).stdout
-    # With a wheel on the index there is nothing to build, and the build lock goes.
+    # A wheel that appears on the index changes no lock; taken up, the build lock goes.
     server.index(helper, source, make_wheel(files, "demo", "1.0"))
-    good(wain("lock"))
+    assert "unchanged" in good(wain("lock")).stdout
+    assert "demo | 1.0 | 1.0 | rebuilt" in good(wain("lock", "--upgrade", "demo")).stdout
     assert [path.name for path in (project / "locks").iterdir()] == ["pylock.default.toml"]
 
 
