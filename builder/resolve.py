@@ -26,7 +26,7 @@ from builder.resolution import Found, Gate, Question, ResolveError, Resolver
 from builder.sources import Sources, sources_of
 from builder.spec import BuildSpec
 from builder.tools import can_build, interpreter_for, is_native
-from builder.urls import file_url, mask, without_credentials
+from builder.urls import credentials_in, file_url, mask, without_credentials
 from images.errors import UsageError
 from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
@@ -207,7 +207,7 @@ def _answer(
         if listed is not None:
             return listed
     web = ready_web(question.sources)
-    if question.sources.ruled or question.exclude_newer:
+    if _needs_gateway(question, resolver):
         found = _through_gateway(resolver, question, say)
     else:
         found = resolver.resolve(question, None)
@@ -221,6 +221,17 @@ def _answer(
     lock = Lock(target=question.target, packages=packages, inputs_digest=digest)
     check_unchanged(lock, previous)
     return lock
+
+
+def _needs_gateway(question: Question, resolver: Resolver) -> bool:
+    """Whether the resolver asks a local index with the project's rules instead of the real ones.
+
+    For a password in an address too: pip hands its addresses to the pip it builds sdists with as
+    arguments, which every user of the machine can read.
+    """
+    if question.sources.ruled or question.exclude_newer:
+        return True
+    return resolver.name == "pip" and any(map(credentials_in, question.sources.addresses()))
 
 
 def _settled(question: Question, previous: Lock | None, digest: str) -> Lock | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,6 +205,41 @@ def test_login_is_in_no_message_and_no_argument(
     lock = resolve_target(world.spec("demo", resolver=resolver), HERE)
     assert "c4n4ry" not in repr(lock)
     assert versions(lock) == {"demo": "1.0"}
+
+
+@BOTH
+@pytest.mark.row("L1")
+def test_login_is_in_no_argument_of_any_process(
+    world: World, own_pip: pytest.MonkeyPatch, resolver: str
+) -> None:
+    """Not of the resolver's, and not of what it starts to read an sdist's metadata."""
+    code = _OWN.replace("NAME", "'lone'").encode()
+    backend = _BACKEND.replace("[]", '["helper"]', 1).encode()
+    files = {"PKG-INFO": _info("lone"), "pyproject.toml": backend, "own.py": code}
+    world.files.append(make_sdist(world.folder, "lone", "1.0", files=files))
+    world.wheel("helper", "1.0")
+    url = world.serve()
+    world.server.login = ("me", "c4n4ry")
+    own_pip.setenv("PIP_INDEX_URL", url.replace("http://", "http://me:c4n4ry@"))
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.append(path.read_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        lock = resolve_target(world.spec("lone", resolver=resolver), HERE)
+    finally:
+        done.set()
+        watcher.join()
+    assert lock.packages[0].kind == "sdist"
+    assert any(resolver.encode() in line for line in seen)
+    assert not any(b"c4n4ry" in line for line in seen)
 
 
 @BOTH
