@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -251,7 +252,8 @@ def _frozen(folder: Path) -> Figure:
     )
     seconds = time.monotonic() - begun
     if marker.exists():
-        os.kill(int(marker.read_text()), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(marker.read_text()), signal.SIGKILL)
     hosts = json.loads(result.stdout)["hosts"]
     done = sum(host["state"] == "succeeded" for host in hosts.values())
     if done != 7 or hosts["h3"]["state"] not in ("failed", "reverted", "unreachable"):
