@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 LIMIT = 32768  # bytes of output kept, from the beginning and from the end each
 ALIVE = 2.0  # seconds between signs of life
-GRACE = 1.0  # seconds between TERM and KILL
+GRACE = 0.3  # seconds between TERM and KILL
+MARGIN = 2.0  # seconds a revert deadline is moved beyond a command's own
 MASKED = 6  # characters: shorter values of the env-file would mask half of any output
 
 
@@ -59,7 +60,7 @@ def _release(agent: Agent, request: Request) -> str | None:
 def _push_deadline(root: str, seconds: float) -> None:
     armed = agent_timer.deadline(root)
     if armed:
-        agent_timer.set_deadline(root, armed[0], seconds + 2 * GRACE)
+        agent_timer.set_deadline(root, armed[0], seconds + MARGIN)
 
 
 def run_command(

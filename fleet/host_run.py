@@ -292,6 +292,9 @@ class HostRun:
         try:
             if self._job.cancelled.is_set():
                 raise HostError(self._host.name, "cancelled", "stopped")
+            if kind == "timeout":
+                # Frozen: its verdict is due now. Its timer runs, and needs nobody.
+                raise HostError(self._host.name, kind, "its deadline has passed")
             session = self._connect("reconnect")
             state = session.facts.state
             if state.pending and state.pending.generation == self._generation:

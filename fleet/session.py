@@ -36,6 +36,9 @@ __all__ = [
 ]  # fmt: skip
 
 Key = tuple[str, bool]
+# A host ends a command that is late within agent_run.GRACE; its answer may take until here
+# after the command's own deadline. Seconds.
+REPLY = 0.75
 
 
 class Session(Line):
@@ -179,12 +182,12 @@ class Session(Line):
     ) -> RunResult:
         """One command on the host, for the current release or the one named."""
         request = {"command": command, "timeout": timeout, "env_file": env_file, "id": image_id}
-        return run_result(self.ask("run", request, timeout=timeout + self.timeout)[0])
+        return run_result(self.ask("run", request, timeout=timeout + REPLY)[0])
 
     def http(self, url: str, timeout: float) -> RunResult:
         """One GET from the host; success is any answer from 200 to 299."""
         request = {"url": url, "timeout": timeout}
-        return run_result(self.ask("http", request, timeout=timeout + self.timeout)[0])
+        return run_result(self.ask("http", request, timeout=timeout + REPLY)[0])
 
     def confirm(self, generation: int) -> int:
         """Keep what was switched to and disarm; on a new session than the switch's."""

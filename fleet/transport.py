@@ -99,7 +99,11 @@ class _ChildChannel:
 
     def read(self, size: int, deadline: float) -> bytes:
         self._until(deadline)
-        return self._line.recv(size)
+        try:
+            return self._line.recv(size)
+        except TimeoutError:
+            self._patience = 0.1
+            raise
 
     def write(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
