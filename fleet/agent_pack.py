@@ -34,6 +34,7 @@ RECORD_HEAD = 41  # sha256, executable, size
 MAX_BLOCK = 8 << 20  # bytes, unpacked
 BATCH_BYTES = 64 << 20  # after so many bytes, or so many objects, what arrived is published
 BATCH_OBJECTS = 20000
+SMALL = 1 << 20  # bytes: up to here an object is held in memory
 AHEAD = 24  # pieces (of at most 256 KiB packed) the thread may be ahead
 
 
@@ -57,7 +58,10 @@ def pack(agent: Agent, request: Request) -> Answer:
                         ended = True
                         break
                     key, length = _record(head, wanted)
-                    batch.put_file(reader, key[1], key[0], length)
+                    if length <= SMALL:
+                        batch.put_known(key, reader.exactly(length) if length else b"")
+                    else:
+                        batch.put_file(reader, key[1], key[0], length)
                 except (Closed, WainError) as error:
                     problem, ended = error, True
                     break

@@ -159,7 +159,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
             "wain fleet verify --repair",
         )
     if drift or not there:
-        agent.store.put_manifest(manifest.to_bytes())
+        agent.store.put_manifest(manifest)
         new = f"{home}/.new-{image[:16]}"
         try:
             done = tree.checkout(

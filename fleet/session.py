@@ -7,6 +7,7 @@ other, and closing the session is the order to stop.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -108,7 +109,7 @@ class Session(Line):
         the host has no such base, send it whole. Kind `signature`: the host refuses ``proof``,
         or its absence.
         """
-        sent = zlib.compress(manifest.to_bytes(), 6) if delta is None else delta
+        sent = _packed(manifest) if delta is None else delta
         request: dict[str, Any] = {"id": manifest.image_id}
         if delta is not None:
             request["base"] = base
@@ -251,6 +252,12 @@ class Session(Line):
     def forget(self, *, force: bool = False) -> list[str]:
         """Remove everything of ours from the root; the names that are left there."""
         return list(self.ask("forget", {"force": force})[0]["left"])
+
+
+@functools.lru_cache(maxsize=4)
+def _packed(manifest: Manifest) -> bytes:
+    """A manifest as it is sent whole: once for all hosts."""
+    return zlib.compress(manifest.to_bytes(), 6)
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

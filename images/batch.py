@@ -51,6 +51,16 @@ class Batch:
             self._keep(key, self._write(executable, lambda fd: durable.write_all(fd, data)))
         return sha256, len(data)
 
+    def put_known(self, key: Key, data: bytes) -> None:
+        """Add an object that is known to be missing. Raises ObjectError for other bytes."""
+        found = _sha256(data).hexdigest()
+        if found != key[0]:
+            raise ObjectError(
+                key, self._store.object_path(*key), f"bytes of {found} came", "send it again"
+            )
+        if key not in self._staged:
+            self._keep(key, self._write(key[1], lambda fd: durable.write_all(fd, data)))
+
     def put_file(
         self,
         file: Readable,

@@ -223,17 +223,19 @@ class Store:
 
     # Manifests
 
-    def put_manifest(self, data: bytes) -> str:
+    def put_manifest(self, manifest: bytes | Manifest) -> str:
         """Keep a manifest and return its image id. Publish its objects first.
 
         Raises ManifestError when it is none, StoreError when it cannot be written.
         """
-        image_id = Manifest.parse(data).image_id
+        if isinstance(manifest, bytes):
+            manifest = Manifest.parse(manifest)
+        image_id = manifest.image_id
         path = f"{self.manifest_folder}/{image_id}"
         with self.writing():
             try:
                 with staging(self.tmp) as (folder, _):
-                    packed = zlib.compress(data, 6)
+                    packed = zlib.compress(manifest.to_bytes(), 6)
                     durable.write_file(path, packed, f"{folder}/manifest", FILE_MODE)
             except OSError as error:
                 raise failed(path, error) from None

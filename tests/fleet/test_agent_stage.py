@@ -156,7 +156,7 @@ def test_objects_nobody_asked_for_or_with_other_bytes(host: Host, old: Manifest)
         (record((stranger, False), 8, b"stranger"), "was not asked for"),
         (record(key, size + 1, b"x" * (size + 1)), "was not asked for"),
         (record(key, size, b"x" * size), r"bytes of \w+ came"),
-        (record(key, size, b"x" * (size - 1)), r"\d+ of \d+ bytes came"),
+        (record(key, size, b"x" * (size - 1)), "ends within an object"),
         (record(key, size, b"")[:20], "ends within an object"),
     ]
     with host.open() as session:

@@ -100,7 +100,7 @@ def test_every_bad_signature_is_refused_by_the_host(
         refused(session, new, proof(signers, sign(new, now=now - 99 * DAY, days=1)), "expired")
         refused(session, new, proof(signers, sign(old)), "mix-and-match")
         refused(session, new, proof(signers, sign(new, name="other")), "wrong software")
-        refused(session, new, proof("{}", good), "")
+        refused(session, new, proof("{}", good), "signature")
     assert host.current == old.image_id
     assert not Path(host.root, "manifests", new.image_id).exists()
     deploy(host, new, proof(signers, sign(new)))
