@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import sys
 from pathlib import Path
 
-from bench.pairs import Action, Figure, Pair, command, in_turn, nothing, paired
+from bench.pairs import Action, Figure, Fresh, Pair, command, in_turn, nothing, paired
 from bench.report import Result
 from bench.tried_set import PACKAGES, WAIN, project, wheels
 
@@ -40,48 +39,40 @@ class _Yard:
     def __init__(self, folder: Path, store: Path) -> None:
         self._folder = folder
         self._project = folder / "set"
-        self._ours = folder / "ours"
-        self._peer = folder / "peer"
+        self._ours = Fresh(folder / "ours")
+        self._peer = Fresh(folder / "peer")
         self._store = {"WAIN_STORE": str(store)}
         self._wheels = wheels(self._project)
         self._cache = {"UV_CACHE_DIR": str(folder / "uv-cache"), "UV_LINK_MODE": "hardlink"}
         self._requirements = folder / "wheels.txt"
         self._requirements.write_text("".join(f"{wheel}\n" for wheel in self._wheels))
-        self._wain_env("warm-up")()
+        self._wain_env()()
         self._uv_env()()
 
     def _wain_env(self, *options: str) -> Action:
-        words = [option for option in options if option.startswith("-")]
-        return command(
-            [*WAIN, "-C", str(self._project), "env", str(self._ours), *words], **self._store
-        )
+        return command([*WAIN, "-C", self._project, "env", self._ours, *options], **self._store)
 
     def _uv_env(self, **extra: str) -> Action:
         environment = self._cache | extra
         return in_turn(
-            command(
-                [*UV, "venv", "-q", "--python", sys.executable, str(self._peer)], **environment
-            ),
+            command([*UV, "venv", "-q", "--python", sys.executable, self._peer], **environment),
             command(
                 [
-                    *[*UV, "pip", "sync", "-q", "--offline", "--python", str(self._peer)],
-                    str(self._requirements),
+                    *[*UV, "pip", "sync", "-q", "--offline", "--python", self._peer],
+                    self._requirements,
                 ],
                 **environment,
             ),
         )
 
-    def _without(self, path: Path) -> Action:
-        return lambda: _remove(path)
-
-    def _import(self, prefix: Path) -> Action:
-        return command([str(prefix / "bin" / "python"), "-c", IMPORTS])
+    def _import(self, prefix: Fresh) -> Action:
+        return lambda: command([f"{prefix}/bin/python", "-c", IMPORTS])()
 
     def thick(self) -> Pair:
         return paired(
             "Recreate, image known",
-            ("wain env", self._without(self._ours), self._wain_env()),
-            ("uv venv + uv pip sync, warm", self._without(self._peer), self._uv_env()),
+            ("wain env", self._ours, self._wain_env()),
+            ("uv venv + uv pip sync, warm", self._peer, self._uv_env()),
             runs=9,
             bound=1.0,
             note="ours contains the bytecode, uv's does not; hard links on both sides",
@@ -92,23 +83,23 @@ class _Yard:
             "Recreate and first import",
             (
                 "wain env",
-                self._without(self._ours),
+                self._ours,
                 in_turn(self._wain_env(), self._import(self._ours)),
             ),
-            ("uv", self._without(self._peer), in_turn(self._uv_env(), self._import(self._peer))),
+            ("uv", self._peer, in_turn(self._uv_env(), self._import(self._peer))),
             bound=0.45,
         )
 
     def thin(self) -> Pair:
         return paired(
             "Recreate, thin",
-            ("wain env --thin", self._without(self._ours), self._wain_env("--thin")),
-            ("uv venv + uv pip sync, warm", self._without(self._peer), self._uv_env()),
+            ("wain env --thin", self._ours, self._wain_env("--thin")),
+            ("uv venv + uv pip sync, warm", self._peer, self._uv_env()),
             bound=0.3,
         )
 
     def no_op(self) -> Pair:
-        _remove(self._ours)
+        self._ours()
         self._wain_env()()
         return paired(
             "Nothing to do",
@@ -119,30 +110,29 @@ class _Yard:
         )
 
     def cold_image(self) -> Pair:
-        cold = self._folder / "cold"
-        cache = self._folder / "cold-cache"
-        store = {"WAIN_STORE": str(cold)}
+        cold = Fresh(self._folder / "cold")
+        cache = Fresh(self._folder / "cold-cache")
         return paired(
             "Wheels on disk to image with bytecode, cold",
             (
                 "wain image build",
-                self._without(cold),
-                command([*WAIN, "-C", str(self._project), "image", "build"], **store),
+                cold,
+                command([*WAIN, "-C", self._project, "image", "build"], WAIN_STORE=cold),
             ),
             (
                 "uv pip install --compile-bytecode",
                 in_turn(
-                    self._without(cache),
-                    self._without(self._peer),
-                    command([*UV, "venv", "-q", "--python", sys.executable, str(self._peer)]),
+                    cache,
+                    self._peer,
+                    command([*UV, "venv", "-q", "--python", sys.executable, self._peer]),
                 ),
                 command(
                     [
                         *[*UV, "pip", "install", "-q", "--offline", "--no-deps"],
-                        *["--compile-bytecode", "--python", str(self._peer)],
+                        *["--compile-bytecode", "--python", self._peer],
                         *map(str, self._wheels),
                     ],
-                    UV_CACHE_DIR=str(cache),
+                    UV_CACHE_DIR=cache,
                     UV_LINK_MODE="hardlink",
                 ),
             ),
@@ -160,7 +150,7 @@ class _Yard:
                 "wain image diff",
                 nothing,
                 command(
-                    [*WAIN, "-C", str(self._project), "image", "diff", "set:latest", image],
+                    [*WAIN, "-C", self._project, "image", "diff", "set:latest", image],
                     **self._store,
                 ),
             ),
@@ -175,11 +165,11 @@ class _Yard:
 
     def verify(self) -> Pair:
         files = self._folder / "files.txt"
-        _remove(self._ours)
+        self._ours()
         self._wain_env()()
         names = [
             os.path.join(base, name)
-            for base, _, found in os.walk(self._ours)
+            for base, _, found in os.walk(str(self._ours))
             for name in found
             if os.path.isfile(os.path.join(base, name))
         ]
@@ -189,7 +179,7 @@ class _Yard:
             (
                 "wain image verify",
                 nothing,
-                command([*WAIN, "-C", str(self._project), "image", "verify", "set"], **self._store),
+                command([*WAIN, "-C", self._project, "image", "verify", "set"], **self._store),
             ),
             (
                 "sha256sum of the same files",
@@ -202,27 +192,19 @@ class _Yard:
     def pip_reference(self) -> Pair:
         return paired(
             "What users have today",
-            ("wain env", self._without(self._ours), self._wain_env()),
+            ("wain env", self._ours, self._wain_env()),
             (
                 "pip install --no-index",
                 in_turn(
-                    self._without(self._peer),
-                    command([sys.executable, "-m", "venv", str(self._peer)]),
+                    self._peer,
+                    command([sys.executable, "-m", "venv", self._peer]),
                 ),
                 command(
                     [
-                        *[str(self._peer / "bin" / "python"), "-m", "pip", "install", "-q"],
-                        *["--no-index", "--no-deps", *map(str, self._wheels)],
+                        *[sys.executable, "-m", "pip", "--python", self._peer, "install", "-q"],
+                        *["--no-index", "--no-deps", *self._wheels],
                     ]
                 ),
             ),
             runs=3,
         )
-
-
-def _remove(path: Path) -> None:
-    for base, folders, _ in os.walk(path):
-        for name in folders:
-            if not os.path.islink(os.path.join(base, name)):
-                os.chmod(os.path.join(base, name), 0o755)
-    shutil.rmtree(path, ignore_errors=True)

@@ -7,8 +7,9 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 Action = Callable[[], object]
 
@@ -79,15 +80,39 @@ def paired(
     return Pair(title, ours[0], peer[0], tuple(times[0]), tuple(times[1]), bound, note)
 
 
-def command(argv: list[str], **extra: str) -> Action:
-    """An action that runs a command to success, quietly, with bytecode writing as users have it."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | extra
+class Fresh:
+    """A folder with a new name for each run; as text it is the name of this run.
+
+    Nothing is removed between runs: ext4 makes folders ten times slower for a while after as
+    many were removed, and whoever comes next would pay for it.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._count = 0
+
+    def __str__(self) -> str:
+        return f"{self._base}-{self._count}"
+
+    def __call__(self) -> None:
+        """Go on to the next name."""
+        self._count += 1
+
+
+def command(argv: Sequence[object], **extra: object) -> Action:
+    """An action that runs a command to success, quietly, with bytecode writing as users have it.
+
+    Words and variables become text when it runs, so a `Fresh` folder stands for its name then.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def act() -> None:
-        result = subprocess.run(argv, env=environment, capture_output=True, check=False)
+        words = list(map(str, argv))
+        variables = environment | {name: str(value) for name, value in extra.items()}
+        result = subprocess.run(words, env=variables, capture_output=True, check=False)
         if result.returncode:
             output = (result.stdout + result.stderr).decode(errors="replace")
-            raise RuntimeError(f"{' '.join(argv)} ended with {result.returncode}:\n{output}")
+            raise RuntimeError(f"{' '.join(words)} ended with {result.returncode}:\n{output}")
 
     return act
 
