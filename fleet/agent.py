@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     Request = dict[str, Any]
     Answer = dict[str, Any]
 
+# Seconds without a word after which a session that holds the lock is taken for lost: a peer that
+# vanished without closing its line would else keep everybody out for hours.
+SILENCE = 600
+
 # verb: module, and whether it changes anything below the root (and so takes the lock)
 VERBS = {
     "begin": ("agent_stage", True),
@@ -65,13 +69,21 @@ class Agent:
         self.digest = digest
         self.source = source
         self._sink = sink
-        self.reader = Reader(lambda size: os.read(source, size))
+        self.reader = Reader(self._read)
         self.lock = -1
         self.owed = False  # whether bytes of the request are still to be read
         self.finish: Callable[[], None] | None = None  # what still reads them, to be waited for
         self.staged: dict[str, Manifest] = {}
         self.wanted: dict[tuple[str, bool], int] = {}
         self._store: Store | None = None
+
+    def _read(self, size: int) -> bytes:
+        if self.lock >= 0:
+            import select
+
+            if not select.select([self.source], [], [], SILENCE)[0]:
+                raise Closed("nothing was heard for too long")
+        return os.read(self.source, size)
 
     @property
     def store(self) -> Store:
@@ -117,14 +129,8 @@ class Agent:
 
     def stream(self) -> Iterator[bytes]:
         """The bytes that follow a request, in pieces of at most 1 MiB."""
-        while True:
-            kind, data = self.reader.next()
-            if kind == b"E":
-                self.owed = False
-                return
-            if kind != b"B":
-                raise FrameError("expected bytes or their end")
-            yield data
+        yield from self.reader.body()
+        self.owed = False
 
     def take_lock(self, request: Request) -> None:
         """The host's lock, if this session does not hold it. Raises AgentError `locked`."""

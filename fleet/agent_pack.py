@@ -43,11 +43,10 @@ def pack(agent: Agent, request: Request) -> Answer:
     wanted, total = agent.wanted, len(agent.wanted)
     ahead = _Ahead(agent)
     agent.finish = ahead.finish
-    reader = PlainReader(ahead.pieces())
+    reader = PlainReader(_signs_of_life(agent, ahead.pieces(), total))
     taken = [0, 0]
     problem: Exception | None = None
     ended = False
-    shown = time.monotonic()
     while not ended:
         count = size = 0
         with agent.store.batch() as batch:
@@ -67,14 +66,21 @@ def pack(agent: Agent, request: Request) -> Answer:
                     break
                 del wanted[key]
                 count, size = count + 1, size + length
-                now = time.monotonic()
-                if now > shown + 0.5:
-                    shown = now
-                    agent.progress("Receiving", total - len(wanted), total)
         taken = [taken[0] + count, taken[1] + size]
     if problem:
         raise problem
     return {"objects": taken[0], "size": taken[1], "missing": len(wanted)}
+
+
+def _signs_of_life(agent: Agent, pieces: Iterator[bytes], total: int) -> Iterator[bytes]:
+    """The pieces; the controller hears from time to time that they still arrive."""
+    shown = time.monotonic()
+    for piece in pieces:
+        now = time.monotonic()
+        if now > shown + 0.5:
+            shown = now
+            agent.progress("Receiving", total - len(agent.wanted), total)
+        yield piece
 
 
 def _record(head: bytes, wanted: dict[Key, int]) -> tuple[Key, int]:

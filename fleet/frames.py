@@ -21,7 +21,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PROTOCOL = 1
 MAGIC = b"\x00\xffWAIN"
@@ -52,6 +52,7 @@ class Reader:
     def __init__(self, source: Callable[[int], bytes]) -> None:
         self._source = source
         self._buffer = bytearray()
+        self._left = 0  # bytes of a B frame that body() has still to give
         self.received = 0
 
     def fill(self) -> bool:
@@ -83,12 +84,38 @@ class Reader:
 
     def next(self) -> tuple[bytes, bytes]:
         """The next frame, as kind and payload. Raises Closed at the end of the stream."""
+        kind, size = self._head()
+        return kind, self._take(size)
+
+    def body(self) -> Iterator[bytes]:
+        """What the B frames up to the next E hold, in pieces as they arrive.
+
+        Not frame by frame: when the line breaks within one, what came of it has been given.
+        May be left and called again. Raises Closed, FrameError.
+        """
+        while True:
+            while self._left:
+                if not self._buffer and not self.fill():
+                    raise Closed(b"")
+                piece = bytes(self._buffer[: self._left])
+                del self._buffer[: len(piece)]
+                self._left -= len(piece)
+                yield piece
+            kind, size = self._head()
+            if kind == b"E":
+                self._take(size)
+                return
+            if kind != b"B":
+                raise FrameError("expected bytes or their end")
+            self._left = size
+
+    def _head(self) -> tuple[bytes, int]:
         head = self._take(HEAD)
         kind, size = head[:1], int.from_bytes(head[1:], "big")
         limit = CHUNK if kind == b"B" else CONTROL
         if kind not in (b"J", b"X", b"P", b"B", b"E", b"N") or size > limit:
             raise FrameError(f"expected a frame, found {bytes(head)!r}")
-        return kind, self._take(size)
+        return kind, size
 
     def _take(self, size: int) -> bytes:
         while len(self._buffer) < size:

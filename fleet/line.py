@@ -29,7 +29,7 @@ class Line:
         self.bytes_sent = 0
         self.bytes_overhead = 0
         self._channel = channel
-        self._deadline = time.monotonic() + timeout
+        self._within(timeout)
         self._reader = Reader(lambda size: channel.read(size, self._deadline))
         self._open = True
 
@@ -76,6 +76,7 @@ class Line:
         self._within(seconds)
 
     def _within(self, seconds: float) -> None:
+        self._patience = seconds
         self._deadline = time.monotonic() + seconds
 
     def _parse(self, data: bytes) -> dict[str, Any]:
@@ -202,6 +203,8 @@ class Line:
             return None
 
     def _show(self, data: bytes) -> None:
+        """A sign of life: what is under way may take as long again."""
+        self._within(self._patience)
         if self.on_progress:
             title, done, total = agent_json.loads(data)
             self.on_progress(printable(str(title), 60), int(done), int(total))

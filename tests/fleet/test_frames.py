@@ -91,3 +91,19 @@ def test_small_json_equals_the_package(value: object) -> None:
 def test_small_json_refuses(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         agent_json.loads(data)
+
+
+def test_a_body_is_given_as_it_arrives() -> None:
+    """The line breaks within a frame: what came of it has been given; and it may be left."""
+    data = frame(b"B", b"abcdef") + frame(b"B", b"gh") + frame(b"E") + frame(b"J", b"{}")
+    line = reader(data, [3] * 9)
+    first = next(line.body())
+    assert (first, b"".join(line.body())) == (b"a", b"bcdefgh")
+    assert line.next() == (b"J", b"{}")
+    arrived = b""
+    with pytest.raises(Closed):
+        for piece in reader(data[:9], [2] * 5).body():
+            arrived += piece
+    assert arrived == b"abcd"
+    with pytest.raises(FrameError, match="expected bytes or their end"):
+        list(reader(frame(b"J", b"{}")).body())
