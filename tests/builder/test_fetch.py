@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -303,7 +304,9 @@ def test_login_is_not_sent_to_another_host(
     server.behave[f"/simple/files/{made[0].name}"] = http.redirect(there)
     places = sources(url.replace("http://", "http://me:c4n4ry@"))
     assert fetch(lock_of(made[0]), house, places)[0].source == "index"
-    assert all("Authorization" not in headers for _, _, headers in other_server.requests)
+    sent = {name.lower() for _, _, headers in other_server.requests for name in headers}
+    assert "user-agent" in sent
+    assert "authorization" not in sent
 
 
 def test_two_processes_at_once(server: Server, tmp_path: Path, made: list[Path]) -> None:
@@ -339,6 +342,21 @@ def test_two_processes_at_once(server: Server, tmp_path: Path, made: list[Path])
         assert set(json.loads(out)) <= {"index", "kept"}
     assert files_in(Wheelhouse(tmp_path / "house")) == [path.name for path in big]
     assert list((tmp_path / "house" / ".staging" / "partial").glob("*")) == []
+
+
+def test_part_file_of_another_process_is_left_alone(
+    server: Server, house: Wheelhouse, made: list[Path]
+) -> None:
+    """While another process holds the part file of a hash, this one fetches into its own."""
+    lock = lock_of(made[0])
+    part = house.partial / f"{lock.packages[0].file.sha256}.part"
+    with part.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("theirs")
+        held.flush()
+        assert fetch(lock, house, sources(server.index(made[0])))[0].source == "index"
+        assert part.read_text() == "theirs"
+    assert [path.name for path in house.partial.iterdir()] == [part.name]
 
 
 def test_progress_counts_every_byte(server: Server, house: Wheelhouse, made: list[Path]) -> None:
