@@ -229,9 +229,10 @@ def _attempt(target: SshTransport, command: str, deadline: float) -> SshChannel:
 def _line(target: SshTransport, deadline: float) -> _Line:
     """The connection, not yet open, with our own keys, host keys and algorithms."""
     try:
-        connection = Connection(
-            target.address, user=target.user, port=target.port, config=_config(target.ssh_config)
-        )
+        # A connection of its own config: each one changes it as it is made, and empties it for a
+        # moment while another thread may be reading.
+        config = _config(target.ssh_config).clone()
+        connection = Connection(target.address, user=target.user, port=target.port, config=config)
     except (ConfigParseError, ValueError, OSError) as error:
         what = f"SSH configuration: {printable(str(error))}"
         raise HostError(target.name, "usage", what) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet import ssh
 from fleet.pack import Packs
 from fleet.session import HostError, Session
 from fleet.transport import SshTransport
@@ -407,3 +408,12 @@ def test_closing_the_session_ends_the_agent(remote: Host) -> None:
     agent = int(session.run("echo $PPID", 5).output)
     session.close()
     until(lambda: not os.path.exists(f"/proc/{agent}"))
+
+
+def test_connections_share_no_configuration() -> None:
+    """One that is being made empties its own for a moment, and others read theirs then."""
+    deadline = time.monotonic() + 30
+    target = SshTransport("h", "127.0.0.1", ssh_config="/dev/null", known_hosts="/dev/null")
+    one, other = (ssh._line(target, deadline).connection.config for _ in range(2))
+    assert one is not other
+    assert one.authentication is not other.authentication
