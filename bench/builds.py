@@ -78,9 +78,11 @@ def _wain(folder: Path, *words: str) -> dict[str, object]:
     result = subprocess.run(
         [*WAIN, "-C", str(folder), *words, "--json"],
         env={**os.environ, "WAIN_STORE": str(folder / "store")},
-        stdout=subprocess.PIPE,
-        check=True,
+        capture_output=True,
+        check=False,
     )
+    if result.returncode:
+        raise RuntimeError(f"wain {' '.join(words)}:\n{result.stderr.decode(errors='replace')}")
     document: dict[str, object] = json.loads(result.stdout)
     return document
 
