@@ -189,7 +189,10 @@ def _guarded(agent: Agent, action: Callable[..., Answer], *arguments: Any) -> An
     except AgentError as error:
         answer, kind = error.as_answer(), b"X"
     except WainError as error:
-        answer, kind = {"kind": _kind_of(error), "what": str(error), "hint": ""}, b"X"
+        what, cause = str(error), error.__context__
+        if isinstance(cause, OSError) and cause.errno in (1, 13):  # not permitted, denied
+            what += f" (as uid {os.geteuid()})"
+        answer, kind = {"kind": _kind_of(error), "what": what, "hint": ""}, b"X"
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         what = f"{where}{error.strerror or error} (as uid {os.geteuid()})"

@@ -8,6 +8,7 @@ removed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -44,8 +45,16 @@ def acquire(root: str, request: dict[str, Any], patience: float = 3.0) -> int:
 
 
 def try_lock(path: str) -> int:
-    """An exclusive lock on a file, or -1 when somebody holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    """An exclusive lock on a file, or -1 when somebody holds it.
+
+    On a disk that turned read-only too: who looks there must still be answered.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

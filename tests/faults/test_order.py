@@ -1,0 +1,168 @@
+"""Nothing has a name before it lasts: every order on the disk, against a strict file system.
+
+The power cuts in test_power.py are real, but ext4 is kind: one sync commits every earlier
+change of names. Here the agent's own system calls are replayed against a model in which bytes
+last by a sync of their file, names by a sync of their folder, and nothing else, so that leaving
+out any one sync is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet.pack import Packs
+from fleet.session import Session
+from fleet.transport import LocalTransport
+from images.manifest import Manifest
+from images.store import Store
+from tests.support.cutting import attempt, stop_timers
+from tests.support.hosts import Host
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
+
+CALLS = "openat,write,pwrite64,fsync,syncfs,rename,link,linkat,symlink,unlink,unlinkat,mkdir,rmdir"
+# What need not outlive anything: locks, the timer's deadline, and bytecode that is only faster.
+PASSING = re.compile(r"/(store\.)?lock$|/agent/(timer|deadline)|/agent/[^/]*cpython|/agent$|/tmp\b")
+
+
+class Disk:
+    """What would be lost now: bytes of files, names in folders."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.bytes: set[str] = set()
+        self.names: set[tuple[str, str]] = set()
+        self.problems: list[str] = []
+
+    def _ours(self, path: str) -> bool:
+        return path.startswith(self.root + "/") and not PASSING.search(path)
+
+    def _name(self, path: str) -> None:
+        if self._ours(path):
+            self.names.add((os.path.dirname(path), path))
+
+    def lost(self, below: str = "") -> list[str]:
+        """What is not safe yet, at or below a path."""
+        paths = self.bytes | {path for _, path in self.names}
+        return sorted(
+            path for path in paths
+            if not below or path == below or path.startswith(below + "/")
+        )  # fmt: skip
+
+    def call(self, line: str) -> None:
+        found = re.match(r"(\w+)\((.*)\)\s+= (\d+)(?:<(.*?)>)?", line)
+        if not found:
+            return
+        name, words, _, opened = found.groups()
+        texts = re.findall(r'"([^"]*)"', words)
+        inside = re.match(r"\d+<(.*?)>", words)
+        if name == "openat" and "O_CREAT" in words and opened and not self._known(opened):
+            self._name(opened)
+        elif name in ("write", "pwrite64") and inside and self._ours(inside[1]):
+            if not inside[1].endswith("history.jsonl"):
+                self.bytes.add(inside[1])
+        elif name == "fsync" and inside:
+            self.bytes.discard(inside[1])
+            self.names = {one for one in self.names if one[0] != inside[1]}
+        elif name == "syncfs":
+            self.bytes.clear()
+            self.names.clear()
+        elif name in ("mkdir", "symlink", "link", "linkat") and texts:
+            self._name(self._whole(words, texts[-1]))
+        elif name == "rename":
+            self._rename(*texts[:2])
+        elif name in ("unlink", "rmdir", "unlinkat") and texts:
+            path = self._whole(words, texts[-1])
+            self.bytes.discard(path)
+            self.names = {one for one in self.names if one[1] != path}
+
+    def _known(self, path: str) -> bool:
+        return any(path == one for _, one in self.names) or path.endswith("history.jsonl")
+
+    @staticmethod
+    def _whole(words: str, text: str) -> str:
+        at = re.search(r"<([^>]*)>, \"" + re.escape(text) + '"', words)
+        return f"{at[1]}/{text}" if at and not text.startswith("/") else text
+
+    def _rename(self, source: str, target: str) -> None:
+        left = [path for path in self.lost(source) if path in self.bytes or path != source]
+        if left and self._ours(target) and "/.gone-" not in target and "/.old-" not in target:
+            self.problems.append(f"{target} is named before {left[0]} lasts")
+        if re.fullmatch(r".*/releases/[0-9a-f]{64}", target):
+            waiting = [path for path in self.lost() if "/objects/" in path or "/manifests/" in path]
+            if waiting:
+                self.problems.append(f"{target} is named before {waiting[0]} lasts")
+        if target == f"{self.root}/current":
+            waiting = [path for path in self.lost() if path != source]
+            if waiting:
+                self.problems.append(f"current is switched before {waiting[0]} lasts")
+        self.bytes = {path for path in self.bytes if path != source}
+        self.names = {one for one in self.names if one[1] != source}
+        self._name(target)
+
+
+@pytest.fixture
+def host(tmp_path: Path, store: Store, packs: Packs) -> Iterator[Host]:
+    folder = tmp_path / "host"
+    folder.mkdir(mode=0o755)
+    host = Host(LocalTransport("h1"), str(folder / "app"), store, packs)
+    yield host
+    stop_timers(host.root)
+
+
+def replay(host: Host, log: Path) -> Disk:
+    disk = Disk(host.root)
+    for line in log.read_text(errors="replace").splitlines():
+        answer = re.match(r'write\(\d+<(?:pipe|socket):[^>]*>, "[JX]', line)
+        if answer and disk.lost():
+            disk.problems.append(f"answered before {disk.lost()[0]} lasts")
+        disk.call(line)
+    return disk
+
+
+@pytest.mark.row("A2")
+def test_every_order_and_every_answer(host: Host, images: list[Manifest], tmp_path: Path) -> None:
+    first, second, third = images
+
+    def stage(session: Session) -> None:
+        host.stage(session, second)
+
+    def switch(session: Session) -> None:
+        host.switch(session, second)
+
+    def confirm(session: Session) -> None:
+        assert session.facts.state.pending
+        session.confirm(session.facts.state.pending.generation)
+
+    def revert(session: Session) -> None:
+        host.stage(session, third)
+        session.revert(host.switch(session, third), "checked")
+
+    def rollback(session: Session) -> None:
+        session.rollback(None, second.image_id)
+
+    def quarantine(session: Session) -> None:
+        session.quarantine(third.image_id, "checked")
+        session.clear(third.image_id, "checked")
+
+    def first_of_all(session: Session) -> None:
+        host.stage(session, first)
+        host.switch(session, first)
+
+    actions: list[Callable[[Session], None]] = [
+        first_of_all, confirm, stage, switch, confirm, revert, rollback, quarantine,
+    ]  # fmt: skip
+    log = tmp_path / "trace"
+    syncs = 0
+    for action in actions:
+        error = attempt(host, action, str(log), "-y", "-s", "8", "-e", f"trace={CALLS}")
+        assert error is None
+        assert replay(host, log).problems == [], action.__name__
+        syncs += len(re.findall(r"^(?:fsync|syncfs)\(", log.read_text(), re.MULTILINE))
+    assert syncs > 30
