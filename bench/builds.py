@@ -116,7 +116,7 @@ def _tried_set(folder: Path) -> list[Result]:
     reproduced = _wain(built, "build", "--reproduce")
     wheels = reproduced["wheels"]
     assert isinstance(wheels, list)
-    sources = [wheel for wheel in wheels if wheel["source"] != "index"]
+    sources = [wheel for wheel in wheels if wheel["source"] == "built"]
     count = len(targets) + 1
     note = f"{len(names)} requirements, {count} targets ({machine}, and aarch64 from wheels only)"
     return [
