@@ -27,8 +27,10 @@ from tests.support.hosts import Host
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
 
 CALLS = "openat,write,pwrite64,fsync,syncfs,rename,link,linkat,symlink,unlink,unlinkat,mkdir,rmdir"
-# What need not outlive anything: locks, the timer's deadline, and bytecode that is only faster.
-PASSING = re.compile(r"/(store\.)?lock$|/agent/(timer|deadline)|/agent/[^/]*cpython|/agent$|/tmp\b")
+# Below the root, what need not outlive anything: locks, the agent (checked by its hash and sent
+# again), its timer, seals (made anew), history; and names (not bytes) of what is being staged.
+PASSING = re.compile(r"(store\.)?lock|agent(/.*)?|seals(/.*)?|history\.jsonl")
+STAGING = re.compile(r"tmp(/.*)?")
 
 
 class Disk:
@@ -41,10 +43,11 @@ class Disk:
         self.problems: list[str] = []
 
     def _ours(self, path: str) -> bool:
-        return path.startswith(self.root + "/") and not PASSING.search(path)
+        below = path[len(self.root) + 1 :]
+        return path.startswith(self.root + "/") and not PASSING.fullmatch(below)
 
     def _name(self, path: str) -> None:
-        if self._ours(path):
+        if self._ours(path) and not STAGING.fullmatch(path[len(self.root) + 1 :]):
             self.names.add((os.path.dirname(path), path))
 
     def lost(self, below: str = "") -> list[str]:
@@ -65,8 +68,7 @@ class Disk:
         if name == "openat" and "O_CREAT" in words and opened and not self._known(opened):
             self._name(opened)
         elif name in ("write", "pwrite64") and inside and self._ours(inside[1]):
-            if not inside[1].endswith("history.jsonl"):
-                self.bytes.add(inside[1])
+            self.bytes.add(inside[1])
         elif name == "fsync" and inside:
             self.bytes.discard(inside[1])
             self.names = {one for one in self.names if one[0] != inside[1]}
@@ -83,7 +85,7 @@ class Disk:
             self.names = {one for one in self.names if one[1] != path}
 
     def _known(self, path: str) -> bool:
-        return any(path == one for _, one in self.names) or path.endswith("history.jsonl")
+        return any(path == one for _, one in self.names)
 
     @staticmethod
     def _whole(words: str, text: str) -> str:
