@@ -97,8 +97,9 @@ def _replace(agent: Agent, manifest: Any, entries: list[Any], target: str) -> No
         for entry in entries:
             folder = target
             for name in entry.path.split("/")[:-1]:
-                folder = f"{folder}/{name}"
-                _make_real(folder)
+                above, folder = folder, f"{folder}/{name}"
+                if _make_real(folder):
+                    touched.add(above)
             place = f"{target}/{entry.path}"
             if os.path.isdir(place) and not os.path.islink(place):
                 remove_tree(place)
@@ -110,15 +111,19 @@ def _replace(agent: Agent, manifest: Any, entries: list[Any], target: str) -> No
         remove_tree(aside)
 
 
-def _make_real(folder: str) -> None:
-    """A folder of our own there: what stands in its way is removed, never followed."""
+def _make_real(folder: str) -> bool:
+    """A folder of our own there: what stands in its way is removed, never followed.
+
+    Whether it had to be made.
+    """
     try:
         if stat.S_ISDIR(os.lstat(folder).st_mode):
-            return
+            return False
         os.unlink(folder)
     except FileNotFoundError:
         pass
     os.mkdir(folder, 0o755)
+    return True
 
 
 def _real_folder(target: str, path: str) -> bool:

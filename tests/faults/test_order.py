@@ -27,6 +27,7 @@ from tests.support.hosts import Host
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
 
 CALLS = "openat,write,pwrite64,fsync,syncfs,rename,link,linkat,symlink,unlink,unlinkat,mkdir,rmdir"
+CALLS += ",renameat2"
 # Below the root, what need not outlive anything: locks, the agent (checked by its hash and sent
 # again), its timer, seals (made anew), history; and names (not bytes) of what is being staged.
 PASSING = re.compile(r"(store\.)?lock|agent(/.*)?|seals(/.*)?|history\.jsonl")
@@ -40,6 +41,7 @@ class Disk:
         self.root = root
         self.bytes: set[str] = set()
         self.names: set[tuple[str, str]] = set()
+        self.gone: set[str] = set()  # manifests that were removed, and might come back
         self.problems: list[str] = []
 
     def _ours(self, path: str) -> bool:
@@ -72,15 +74,24 @@ class Disk:
         elif name == "fsync" and inside:
             self.bytes.discard(inside[1])
             self.names = {one for one in self.names if one[0] != inside[1]}
+            self.gone = {one for one in self.gone if os.path.dirname(one) != inside[1]}
         elif name == "syncfs":
             self.bytes.clear()
             self.names.clear()
+            self.gone.clear()
         elif name in ("mkdir", "symlink", "link", "linkat") and texts:
             self._name(self._whole(words, texts[-1]))
+        elif name == "renameat2":
+            self._name(texts[0])
+            self._name(texts[1])
         elif name == "rename":
             self._rename(*texts[:2])
         elif name in ("unlink", "rmdir", "unlinkat") and texts:
             path = self._whole(words, texts[-1])
+            if path.startswith(f"{self.root}/manifests/"):
+                self.gone.add(path)
+            if path.startswith(f"{self.root}/objects/") and self.gone:
+                self.problems.append(f"{path} goes before it lasts that its manifest went")
             self.bytes.discard(path)
             self.names = {one for one in self.names if one[1] != path}
 
@@ -153,12 +164,27 @@ def test_every_order_and_every_answer(host: Host, images: list[Manifest], tmp_pa
         session.quarantine(third.image_id, "checked")
         session.clear(third.image_id, "checked")
 
+    def repair(session: Session) -> None:
+        paths = [one.path for one in second.entries if "/filler/" in one.path]
+        shutil.rmtree(f"{host.root}/releases/{second.image_id}/{os.path.dirname(paths[0])}")
+        assert session.repair(second.image_id, paths) == []
+
+    def prune(session: Session) -> None:
+        session.rollback(None, first.image_id)
+        assert session.prune(0)["removed"] == [third.image_id]
+
+    def adopt(session: Session) -> None:
+        os.unlink(f"{host.root}/current")
+        os.mkdir(f"{host.root}/current")
+        assert session.adopt()
+
     def first_of_all(session: Session) -> None:
         host.stage(session, first)
         host.switch(session, first)
 
     actions: list[Callable[[Session], None]] = [
         first_of_all, confirm, stage, switch, confirm, revert, rollback, quarantine,
+        repair, prune, adopt,
     ]  # fmt: skip
     log = tmp_path / "trace"
     syncs = 0
