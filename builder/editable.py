@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,11 @@ def _build(
         _add(project.get_requires_for_build("editable"), python, scratch, where)
         out = scratch / "out"
         out.mkdir()
-        return Path(project.build("editable", out))
+        with warnings.catch_warnings():
+            # A backend's advice to package authors: not what somebody who wants an
+            # environment asked for.
+            warnings.simplefilter("ignore")
+            return Path(project.build("editable", out))
     except BuildBackendException as error:
         output = getattr(error.exception, "output", b"") or b""
         lines = output.decode("utf-8", "replace").strip().splitlines() or [str(error)]
