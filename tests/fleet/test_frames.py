@@ -100,10 +100,9 @@ def test_a_body_is_given_as_it_arrives() -> None:
     first = next(line.body())
     assert (first, b"".join(line.body())) == (b"a", b"bcdefgh")
     assert line.next() == (b"J", b"{}")
-    arrived = b""
+    arrived: list[bytes] = []
     with pytest.raises(Closed):
-        for piece in reader(data[:9], [2] * 5).body():
-            arrived += piece
-    assert arrived == b"abcd"
+        arrived.extend(reader(data[:9], [2] * 5).body())
+    assert b"".join(arrived) == b"abcd"
     with pytest.raises(FrameError, match="expected bytes or their end"):
         list(reader(frame(b"J", b"{}")).body())
