@@ -109,11 +109,26 @@ class Agent:
                 raise AgentError("missing", str(error)) from None
         return self.staged[image_id]
 
+    def interpreter_of(self, image_id: str) -> Interpreter:
+        """What a release was made for, while that is still there; else what runs this.
+
+        An update of the host's Python to another patch release is no drift.
+        """
+        from fleet import agent_state
+        from images.render import Interpreter
+
+        made = agent_state.load(self.root)["made"].get(image_id)
+        if made and os.access(made[0], os.X_OK):
+            return Interpreter(*made)
+        return self.interpreter()
+
     @staticmethod
     def interpreter() -> Interpreter:
         """What runs this, resolved: a shim linked as bin/python would be no environment."""
         from images.render import Interpreter
 
+        if not sys.executable:
+            raise AgentError("no-python", "this Python does not know where it is")
         version = ".".join(map(str, sys.version_info[:3]))
         return Interpreter(os.path.realpath(sys.executable), version, sys.base_prefix)
 

@@ -43,7 +43,7 @@ def prune(agent: Agent, request: Request) -> Answer:
         remove_tree(aside)
         remove_tree(f"{root}/seals/{image}")
     left = set(agent_state.releases(root))
-    for name in ("seen", "confirmed", "staged", "proven"):
+    for name in ("seen", "confirmed", "staged", "made", "proven"):
         state[name] = {image: at for image, at in state[name].items() if image in left}
     agent_state.save(root, state)
     ids = [image for image in agent.store.manifests() if image in left]

@@ -161,9 +161,10 @@ def checkout(agent: Agent, request: Request) -> Answer:
     if drift or not there:
         agent.store.put_manifest(manifest)
         new = f"{home}/.new-{image[:16]}"
+        interpreter = agent.interpreter()
         try:
             done = tree.checkout(
-                manifest, agent.store, new, target, agent.interpreter(),
+                manifest, agent.store, new, target, interpreter,
                 on_progress=agent.progress,
             )  # fmt: skip
             if drift:
@@ -175,6 +176,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
                 if os.path.lexists(leftover):
                     remove_tree(leftover)
         agent_seal.write(root, image, agent_seal.measure(target))
+        state["made"] = {**state["made"], image: list(interpreter)}
         answer.update(
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,
             copied=done.copied, fallback=done.fallback,

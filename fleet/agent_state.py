@@ -14,6 +14,7 @@ confirmed       image id -> generation at which it was confirmed
 staged          image id -> generation at which it was checked out
 quarantined     image id -> reason
 last            the last change: generation, what, id, reason
+made            image id -> the interpreter its release was made for
 trust           whose signatures count: required, text (see agent_trust), or empty
 proven          image id -> name, epoch, counter of its proven statement
 accepted        name -> epoch, counter, image id of the newest that was confirmed
@@ -49,6 +50,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "staged": (dict, {}),
     "quarantined": (dict, {}),
     "last": (dict, {}),
+    "made": (dict, {}),
     "trust": (dict, {}),
     "proven": (dict, {}),
     "accepted": (dict, {}),
@@ -152,10 +154,12 @@ def set_link(root: str, link: str | None) -> None:
 
 def releases(root: str) -> list[str]:
     """The image ids that are checked out, sorted."""
+    # Never none for a folder that cannot be read: pruning would remove what they need.
     try:
-        return sorted(name for name in os.listdir(f"{root}/releases") if is_image_id(name))
-    except OSError:
+        names = os.listdir(f"{root}/releases")
+    except FileNotFoundError:
         return []
+    return sorted(name for name in names if is_image_id(name))
 
 
 def record(root: str, state: State, what: str, request: dict[str, Any], **more: Any) -> None:

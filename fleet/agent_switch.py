@@ -286,6 +286,12 @@ def _check_target(agent: Agent, image: str, deep: bool) -> None:
     """Raise AgentError when the release to go back to is gone or damaged."""
     if not os.path.isdir(agent.release(image)):
         raise AgentError("missing", f"release {image[:12]} is not here any more", "roll it out")
+    made = agent_state.load(agent.root)["made"].get(image)
+    if made and not os.access(made[0], os.X_OK):
+        raise AgentError(
+            "damaged", f"the interpreter of release {image[:12]} is gone: {made[0]}",
+            "wain fleet verify --repair, then again",
+        )  # fmt: skip
     if not deep:
         from fleet.agent_seal import is_intact
 

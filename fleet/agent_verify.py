@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from fleet import agent_seal
+from fleet import agent_seal, agent_state
 from fleet.agent_errors import AgentError, image_id
 from images import tree
 
@@ -28,7 +28,7 @@ def drift_of(agent: Agent, image: str, deep: bool) -> list[Drift]:
     if not os.path.isdir(target) or os.path.islink(target):
         return [tree.Drift("", "-", "type" if os.path.lexists(target) else "missing")]
     return tree.scan(
-        target, manifest, target, agent.interpreter(), deep,
+        target, manifest, target, agent.interpreter_of(image), deep,
         store=agent.store, on_progress=agent.progress,
     )  # fmt: skip
 
@@ -81,18 +81,25 @@ def repair(agent: Agent, request: Request) -> Answer:
         if _real_folder(target, path):
             removed += _remove(f"{target}/{path}")
     if entries:
-        _replace(agent, manifest, entries, target)
+        interpreter = agent.interpreter_of(image)
+        _replace(agent, manifest, entries, target, interpreter)
+        state = agent_state.load(agent.root)
+        if state["made"].get(image) != list(interpreter):
+            state["made"] = {**state["made"], image: list(interpreter)}
+            agent_state.save(agent.root, state)
     return {"repaired": len(entries), "removed": removed, "missing": []}
 
 
-def _replace(agent: Agent, manifest: Any, entries: list[Any], target: str) -> None:
+def _replace(
+    agent: Agent, manifest: Any, entries: list[Any], target: str, interpreter: Any
+) -> None:
     """A small tree of just these entries, each renamed into its place."""
     from images import durable
 
     part = manifest.part(entries)
     aside = f"{agent.root}/releases/.repair-{os.getpid()}"
     try:
-        tree.checkout(part, agent.store, aside, target, agent.interpreter())
+        tree.checkout(part, agent.store, aside, target, interpreter)
         touched = set()
         for entry in entries:
             folder = target

@@ -46,7 +46,11 @@ def clean_staging(parent: str) -> None:
     """Remove the staging folders below ``parent`` whose process is gone."""
     import fcntl
 
-    for name in names(parent):
+    try:
+        found = names(parent)
+    except OSError:
+        return
+    for name in found:
         folder = f"{parent}/{name}"
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -63,19 +67,22 @@ def clean_staging(parent: str) -> None:
 
 
 def _remove(folder: str) -> None:
-    for name in names(folder):
-        discard(f"{folder}/{name}")
     try:
+        for name in names(folder):
+            discard(f"{folder}/{name}")
         os.rmdir(folder)
     except OSError:
         return
 
 
 def names(folder: str) -> list[str]:
-    """What is in a folder; nothing when it cannot be read."""
+    """What is in a folder; nothing when there is none. Raises OSError.
+
+    Never nothing for a folder that cannot be read: a collection would remove what it names.
+    """
     try:
         return os.listdir(folder)
-    except OSError:
+    except FileNotFoundError:
         return []
 
 

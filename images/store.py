@@ -159,9 +159,9 @@ class Store:
 
     def keys(self) -> Iterator[Key]:
         """Every object there is."""
-        for prefix in sorted(names(self.objects)):
+        for prefix in sorted(self._names(self.objects)):
             if len(prefix) == 2 and _HEX.issuperset(prefix):
-                for name in sorted(names(f"{self.objects}/{prefix}")):
+                for name in sorted(self._names(f"{self.objects}/{prefix}")):
                     plain = name[:-2] if name.endswith(".x") else name
                     if len(plain) == 62 and _HEX.issuperset(plain):
                         yield prefix + plain, plain is not name
@@ -264,8 +264,14 @@ class Store:
 
     def manifests(self) -> list[str]:
         """The ids of all images, sorted."""
-        found = names(self.manifest_folder)
+        found = self._names(self.manifest_folder)
         return sorted(name for name in found if len(name) == 64 and _HEX.issuperset(name))
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return names(folder)
+        except OSError as error:
+            raise failed(folder, error) from None
 
     def resolve_id(self, prefix: str) -> str:
         """The one image id that begins so. Raises StoreError for none or several."""

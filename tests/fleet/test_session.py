@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -544,3 +546,58 @@ def test_the_seal_notices_what_a_comparison_would(host: Host, old: Manifest, new
         assert not intact()
     with host.open() as session:
         assert session.rollback(None, new.image_id)[0] == old.image_id
+
+
+def test_another_patch_release_of_python_is_no_drift(
+    host: Host, old: Manifest, new: Manifest, tmp_path: Path
+) -> None:
+    """Links to interpreters stand for what a system update does to /usr/bin/python3."""
+    host.deploy(old)
+    host.deploy(new)
+    state = Path(host.root, "state.json")
+    document = json.loads(state.read_text())
+    made = document["made"][old.image_id]
+    assert made[0] == os.path.realpath(sys.executable)
+    Path(host.root, "seals", old.image_id).unlink()
+    config = Path(host.root, "releases", old.image_id, "pyvenv.cfg")
+    config.write_text(config.read_text().replace(f"version = {made[1]}", "version = 3.11.0"))
+    made[1] = "3.11.0"
+    os.utime(config, (315_619_200, 315_619_200))
+    state.write_text(json.dumps(document))
+    with host.open() as session:
+        assert session.verify(old.image_id, deep=True) == []
+        assert session.rollback(None, new.image_id)[0] == old.image_id
+        session.rollback(None, old.image_id)
+    made[0] = str(tmp_path / "gone")
+    document = json.loads(state.read_text())
+    document["made"][old.image_id] = made
+    state.write_text(json.dumps(document))
+    with host.open() as session:
+        with pytest.raises(HostError, match=r"interpreter of release \w+ is gone") as caught:
+            session.rollback(None, new.image_id)
+        assert kind_of(caught) == "damaged"
+        paths = [one.path for one in session.verify(old.image_id, deep=True)]
+        assert paths == ["pyvenv.cfg"]
+        assert session.repair(old.image_id, paths) == []
+        assert session.verify(old.image_id, deep=True) == []
+        assert session.rollback(None, new.image_id)[0] == old.image_id
+
+
+@pytest.mark.row("A3")
+@pytest.mark.row("S3")
+def test_pruning_what_cannot_be_listed_removes_nothing(
+    host: Host, old: Manifest, new: Manifest
+) -> None:
+    """A folder that cannot be read is not an empty one."""
+    host.deploy(old)
+    host.deploy(new)
+    for folder in ("releases", "manifests"):
+        calls = Path(host.root).parent / "trace"
+        rule = ["-P", f"{host.root}/{folder}", "-e", "inject=openat:error=EIO"]
+        trace = ["strace", "-qq", "-o", str(calls), "-e", "trace=openat", *rule]
+        with pytest.raises(HostError, match=folder), host.open(become=trace) as session:
+            session.prune(0)
+    assert host.current == new.image_id
+    with host.open() as session:
+        assert session.verify(new.image_id, deep=True) == []
+    assert Store(host.root).manifests() == sorted([old.image_id, new.image_id])
