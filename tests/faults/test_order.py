@@ -111,6 +111,8 @@ class Disk:
             waiting = [path for path in self.lost() if "/objects/" in path or "/manifests/" in path]
             if waiting:
                 self.problems.append(f"{target} is named before {waiting[0]} lasts")
+        if target == f"{self.root}/state.json" and self.lost(f"{self.root}/current"):
+            self.problems.append("the state tells of a link before it lasts")
         if target == f"{self.root}/current":
             waiting = [path for path in self.lost() if path != source]
             if waiting:
