@@ -12,19 +12,24 @@ from pathlib import Path
 from fleet.session import HostError, Session
 from images.manifest import Manifest
 from images.store import Store
-from tests.support.hosts import Host
+from tests.support.hosts import Host, until
 
 TEXTS = "abc"
 
 
 def stop_timers(root: str) -> None:
     """End what still runs for a root: timers, and agents whose controller is gone."""
+    ended = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             if root.encode() in Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0"):
                 os.kill(int(name), signal.SIGKILL)
+                ended.append(name)
         except OSError:
             continue
+    # Until it is gone it may still hold a lock.
+    for name in ended:
+        until(lambda name=name: not os.path.exists(f"/proc/{name}/exe"))
 
 
 def attempt(
