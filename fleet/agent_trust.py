@@ -98,7 +98,13 @@ def _accept(state: State, proof: dict[str, Any]) -> None:
                 "a plain list of signers does not follow it (rollback)",
             )  # fmt: skip
         trust = allowed_signers(offered.encode(), text(proof, "fleet"))
-    state["trust"] = {"required": bool(proof.get("required")), "text": trust.to_bytes().decode()}
+    accepted_text = trust.to_bytes().decode()
+    if state["trust"] and state["trust"]["text"] != accepted_text:
+        # Proven by keys that may be revoked now, or in an epoch that is over. Only a switch
+        # under way keeps its number, which counts when it is confirmed.
+        under_way = (state["pending"] or {}).get("to")
+        state["proven"] = {k: v for k, v in state["proven"].items() if k == under_way}
+    state["trust"] = {"required": bool(proof.get("required")), "text": accepted_text}
 
 
 def _prove(state: State, image: str, name: str, signature: bytes) -> None:

@@ -176,3 +176,26 @@ def test_a_plain_list_of_signers(
 def test_without_trust_nothing_is_asked(host: Host, old: Manifest) -> None:
     deploy(host, old, None)
     assert host.current == old.image_id
+
+
+@pytest.mark.row("G6")
+def test_what_a_revoked_key_proved_counts_no_longer(
+    host: Host, old: Manifest, new: Manifest, keys: dict[str, Path], trust: Trust, sign: Sign
+) -> None:
+    signers = chain(keys, trust)
+    deploy(host, old, proof(signers, sign(old)))
+    with host.open() as session:
+        missing = session.begin(new, proof=proof(signers, sign(new)))
+        session.send_pack(host.packs.get(new, missing).pieces())
+        session.checkout(new.image_id)
+    rotated = next_trust(
+        trust, add=[], remove=["ann"], revoke=[public_key(str(keys["ann"]))], threshold=None,
+        new_epoch=False,
+    )  # fmt: skip
+    both = chain(keys, trust, rotated)
+    with host.open() as session:
+        session.begin(old, proof=proof(both, sign(old, "ben", counter=9)))
+        refused(session, new, None, "unsigned")
+        with pytest.raises(HostError, match="unsigned"):
+            host.switch(session, new)
+    assert host.current == old.image_id
