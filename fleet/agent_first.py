@@ -63,8 +63,18 @@ def check(root: str, uid: int) -> str:
             if status.st_mode & 0o002 and (at == path or not status.st_mode & 0o1000):
                 fail("root", f"{at} is writable by everybody (uid {status.st_uid})", "chmod o-w")
         if at == "/":
-            return path
+            break
         at = os.path.dirname(at)
+    # What stands in a root that was open to others once may be theirs still.
+    for name in ("agent", "objects", "manifests", "releases", "seals", "tmp", "state.json"):
+        at = f"{path}/{name}"
+        try:
+            status = os.lstat(at)
+        except OSError:
+            continue
+        if status.st_uid not in (0, uid) or status.st_mode & 0o170002 not in (0o040000, 0o100000):
+            fail("root", f"{at} (uid {status.st_uid}) is a link, or others may write it")
+    return path
 
 
 def publish(folder: str, path: str, data: bytes) -> None:

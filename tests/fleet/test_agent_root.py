@@ -109,3 +109,27 @@ def test_files_of_another_format(
         host.open()
     assert caught.value.kind == "format"
     assert host.current == old.image_id
+
+
+@pytest.mark.row("P3", "M3")
+def test_a_link_in_the_place_of_a_folder(host: Host, tmp_path: Path) -> None:
+    Path(host.root).mkdir()
+    for name in ("agent", "objects", "releases"):
+        place = Path(host.root, name)
+        place.symlink_to(tmp_path)
+        assert f"{place} (uid {os.geteuid()}) is a link" in refused(host)
+        place.unlink()
+        place.mkdir()
+        place.chmod(0o777)
+        assert f"{place} (uid {os.geteuid()}) is a link, or others may write" in refused(host)
+        place.rmdir()
+
+
+@pytest.mark.row("P1")
+@pytest.mark.root
+def test_a_planted_agent_folder(host: Host) -> None:
+    planted = Path(host.root, "agent")
+    planted.mkdir(parents=True)
+    os.chown(planted, 4711, -1)
+    assert f"{planted} (uid 4711)" in refused(host)
+    assert os.listdir(planted) == []
