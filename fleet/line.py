@@ -11,6 +11,12 @@ from fleet.errors import HostError, printable
 from fleet.frames import CHUNK, Closed, FrameError, Reader, frame
 from fleet.transport import Channel
 
+MAX_BODY = 64 << 20
+"""Bytes that belong to one answer; a host that sends more is refused, whatever its deadline."""
+
+MAX_PROGRESS = 10_000
+"""Signs of life before the hello: each moves the deadline, so there is an end to them."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -55,7 +61,9 @@ class Line:
                 self._channel.write(deflated, self._deadline)
                 self._reader.mark()
                 kind, data = self._reader.next()
-            while kind == b"P":
+            for _ in range(MAX_PROGRESS):
+                if kind != b"P":
+                    break
                 self._within(self.timeout)
                 kind, data = self._reader.next()
         except Closed as error:
@@ -186,7 +194,11 @@ class Line:
         parts = []
         if answer.get("body"):
             kind, data = self._reader.next()
+            size = 0
             while kind == b"B":
+                size += len(data)
+                if size > MAX_BODY:
+                    raise FrameError(f"an answer of more than {MAX_BODY} bytes (endless data)")
                 parts.append(data)
                 kind, data = self._reader.next()
         return answer, b"".join(parts)
@@ -206,5 +218,9 @@ class Line:
         """A sign of life: what is under way may take as long again."""
         self._within(self._patience)
         if self.on_progress:
-            title, done, total = agent_json.loads(data)
-            self.on_progress(printable(str(title), 60), int(done), int(total))
+            try:
+                title, done, total = agent_json.loads(data)
+                numbers = int(done), int(total)
+            except (ValueError, TypeError, OverflowError):
+                raise FrameError("a damaged sign of life") from None
+            self.on_progress(printable(str(title), 60), *numbers)
