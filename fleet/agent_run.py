@@ -189,12 +189,28 @@ class _Output:
 
     def text(self, secrets: Any) -> str:
         """All that was kept, secrets masked."""
-        gap = f"\n[{self._lost} bytes left out]\n".encode() if self._lost else b""
-        shown = (self._head + gap + self._tail).decode("utf-8", "replace")
-        for secret in sorted(set(secrets), key=len, reverse=True):
-            if len(secret) >= MASKED:
-                shown = shown.replace(secret, "***")
-        return shown
+        hidden = sorted({one for one in secrets if len(one) >= MASKED}, key=len, reverse=True)
+        if not self._lost:
+            return _masked((self._head + self._tail).decode("utf-8", "replace"), hidden)
+        head = _masked(self._head.decode("utf-8", "replace"), hidden)
+        tail = _masked(self._tail.decode("utf-8", "replace"), hidden)
+        # What was left out may begin or end within a secret: half of one is not shown either.
+        cut = max((_overlap(head, one) for one in hidden), default=0)
+        skip = max((_overlap(one, tail) for one in hidden), default=0)
+        head = head[: len(head) - cut] + "***" * bool(cut)
+        return f"{head}\n[{self._lost} bytes left out]\n" + "***" * bool(skip) + tail[skip:]
+
+
+def _masked(shown: str, hidden: list[str]) -> str:
+    for secret in hidden:
+        shown = shown.replace(secret, "***")
+    return shown
+
+
+def _overlap(before: str, after: str) -> int:
+    """How many characters at the end of one text are the beginning of the other."""
+    sizes = range(min(len(before), len(after)), 0, -1)
+    return next((size for size in sizes if before.endswith(after[:size])), 0)
 
 
 def read_env_file(path: str) -> dict[str, str]:

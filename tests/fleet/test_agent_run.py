@@ -176,3 +176,19 @@ def test_http_probes(session: Session) -> None:
     assert "refused" in session.http(f"{at}/ok", 5).output
     with pytest.raises(HostError, match="no http address"):
         session.http("file:///etc/passwd", 5)
+
+
+@pytest.mark.row("L1")
+@pytest.mark.parametrize("shift", [1, 9, 16])
+def test_half_a_secret_is_not_shown_where_output_is_cut(
+    session: Session, host: Host, shift: int
+) -> None:
+    settings = Path(host.root, "settings.env")
+    settings.write_text("TOKEN=canary-token-4242\n")
+    size = 32768 - shift
+    command = f"""printf %{size}s; printf %s "$TOKEN"; printf %90000s; printf %s "$TOKEN"
+    printf %{32768 - shift}s"""
+    result = session.run(command, 20, env_file=str(settings))
+    assert "bytes left out" in result.output
+    shown = result.output.partition("[")[0].strip() + result.output.partition("out]")[2].strip()
+    assert shown == "******"
