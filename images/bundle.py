@@ -34,6 +34,9 @@ Progress = Callable[[str, int, int], None]
 _HEADER = "wain-bundle"
 _MAX_SMALL = 64 << 20  # bytes of any member that is not an object
 _MAX_SIGNATURES = 64
+# Members that describe the next one; their bytes are read at once.
+_HEADERS = frozenset(b"xgXLK"[i : i + 1] for i in range(5))
+_MAX_HEADER = 1 << 20
 _LEVEL = 1  # more costs minutes on a large image and saves a few per cent
 
 
@@ -122,6 +125,17 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
+class _Bounded(tarfile.TarInfo):
+    """A tar member whose extended headers, which are read into memory, are short."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        special = self.type in _HEADERS
+        if special and self.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes (endless data)")
+        done: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return done
+
+
 def import_image(
     catalog: Catalog, path: str, *, tag: str = "", on_progress: Progress | None = None
 ) -> Bundle:
@@ -136,7 +150,7 @@ def import_image(
             open(path, "rb") as raw,
             gzip.GzipFile(fileobj=raw) as packed,
         ):
-            with tarfile.open(mode="r|", fileobj=packed) as tar:
+            with tarfile.open(mode="r|", fileobj=packed, tarinfo=_Bounded) as tar:
                 done = _read(catalog, path, tar, tag, on_progress)
             if packed.read(1):
                 raise BundleError(path, "has data after its end")

@@ -28,6 +28,9 @@ _METADATA_LIMIT = 32 << 20
 _BLOCK = 1 << 20
 # Two blocks of zeros end a tar.
 _END_MARK = 1024
+# Members that describe the next one; their bytes are read into memory at once.
+_HEADERS = frozenset(b"xgXLK"[i : i + 1] for i in range(5))
+_HEADER_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,16 @@ class _Unpacked:
             raise Refused("W8", f"unpacks {self._packed} bytes to more than {self.count}")
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are short."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > _HEADER_LIMIT:
+            raise Refused("W8", f"has a header of {self.size} bytes, at most {_HEADER_LIMIT}")
+        done: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return done
+
+
 def _walk(path: Path, limits: Limits) -> tuple[str, bytes | None]:
     """The top folder and the bytes of PKG-INFO, after a look at every member."""
     tree = _Tree()
@@ -143,7 +156,9 @@ def _walk(path: Path, limits: Limits) -> tuple[str, bytes | None]:
         _refuse_zip(raw)
         unpacked = _Unpacked(raw, limits)
         try:
-            with tarfile.open(fileobj=unpacked, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
+            with tarfile.open(  # type: ignore[call-overload]
+                fileobj=unpacked, mode="r|", errorlevel=2, tarinfo=_Member
+            ) as archive:
                 for member in archive:
                     if len(tree.kinds) >= limits.members:
                         raise Refused("W8", f"has more than {limits.members} members")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,3 +229,20 @@ def test_what_is_no_bundle(there: Catalog, tmp_path: Path, data: bytes) -> None:
         import_image(there, str(tmp_path / "file"))
     with pytest.raises(BundleError, match="No such file"):
         import_image(there, str(tmp_path / "absent"))
+
+
+def test_a_header_is_not_read_into_memory_whatever_its_size(there: Catalog, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.wain"
+    info = tarfile.TarInfo("PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, 256 << 20
+    with gzip.open(path, "wb", 1) as packed:
+        packed.write(info.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(256):
+            packed.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match="endless data"):
+            import_image(there, str(path))
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()

@@ -247,3 +247,15 @@ def test_real_sdists_are_accepted(
         subprocess.run([*command, "-d", str(folder), *names], check=True, timeout=600)
     for path in folder.glob("*.tar.gz"):
         assert check_sdist(path).top
+
+
+@pytest.mark.row("W8")
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_would_fill_the_memory(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, 48 << 20
+    path = tmp_path / f"{TOP}.tar.gz"
+    path.write_bytes(gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(48 << 20), 1))
+    with pytest.raises(WheelError, match="has a header of 50331648 bytes") as caught:
+        check_sdist(path)
+    assert caught.value.rule == "W8"
