@@ -212,4 +212,6 @@ def _project_files(folder: Path, root: Path, top: bool = False) -> Iterator[Path
                 continue
             yield from _project_files(path, root)
         elif path.is_file():
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                raise SourceError(str(path), "is a link to a file outside the project")
             yield path

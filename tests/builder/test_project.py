@@ -12,7 +12,7 @@ import pytest
 from builder import image
 from builder.image import Built, build_image, check_image
 from builder.image_lock import ImageDiffersError, LockedImage, differences, parse
-from builder.source_tree import project_files
+from builder.source_tree import SourceError, copy_project, project_files
 from builder.spec import BuildSpec, TargetSpec, load_spec
 from builder.tracked import tracked_files
 from builder.wheels import MissingWheelError
@@ -210,3 +210,17 @@ def test_the_command(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--target", "prd"]) == 2
     assert main([*words, "--tag", "../x"]) == 2
     assert main([*words, "--jobs", "-1"]) == 2
+
+
+@pytest.mark.row("W11", "L2")
+def test_a_link_to_a_file_outside_is_not_packed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("canary")
+    project = tmp_path / "project"
+    (project / "demo").mkdir(parents=True)
+    (project / "demo" / "inner.py").write_text("")
+    (project / "demo" / "twin.py").symlink_to("inner.py")
+    assert len(project_files(project)) == 2
+    (project / "demo" / "data.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(SourceError, match="link to a file outside the project"):
+        copy_project(project, tmp_path / "copy", False)
+    assert not list((tmp_path / "copy").rglob("data.txt"))
