@@ -28,7 +28,8 @@ PY
         fi
     fi
     echo "preparing $2 (once)"
-    "${PYTHON}" -m venv "$2"
+    # Cleared: what another interpreter left there must not mix with this one.
+    "${PYTHON}" -m venv --clear "$2"
     quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
     log="$2/install.log"
     quietly "$2/bin/python" -m pip install --disable-pip-version-check --upgrade 'pip>=26.3'
