@@ -183,6 +183,8 @@ def open_channel(target: SshTransport, argv: list[str], deadline: float) -> SshC
     while True:
         try:
             return _attempt(target, command, deadline)
+        except TimeoutError:  # the pause before this attempt took the last of the time
+            raise HostError(target.name, "unreachable", _late(target)) from None
         except _Busy as busy:
             pause *= 1.5 + random.random()
             if time.monotonic() + pause > deadline:

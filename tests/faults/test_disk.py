@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -77,6 +78,13 @@ def plain(error: HostError, path: str, what: str) -> None:
     assert re.search(what, text), text
 
 
+def fill(path: Path) -> None:
+    """Write until nothing fits any more."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+
+
 @pytest.mark.row("D1")
 def test_full_after_so_many_blocks(
     memory: Path,
@@ -93,13 +101,8 @@ def test_full_after_so_many_blocks(
     for blocks in sample(range(0, 60, 2), 4):
         with host.open() as session:
             missing = session.begin(big)
-            with filler.open("wb") as file:
-                try:
-                    while True:
-                        file.write(bytes(1 << 16))
-                        file.flush()
-                except OSError:
-                    size = filler.stat().st_size
+            fill(filler)
+            size = filler.stat().st_size
             os.truncate(filler, max(0, size - 4096 * blocks))
             try:
                 if missing:

@@ -417,3 +417,12 @@ def test_connections_share_no_configuration() -> None:
     one, other = (ssh._line(target, deadline).connection.config for _ in range(2))
     assert one is not other
     assert one.authentication is not other.authentication
+
+
+@pytest.mark.row("H3")
+def test_no_time_left_for_one_more_attempt(sshd: Sshd) -> None:
+    """A pause may end behind the deadline: that too is a host that did not answer in time."""
+    transport = sshd.transport(1)
+    with pytest.raises(HostError, match="did not answer within") as caught:
+        transport.open(["true"], time.monotonic() - 1)
+    assert caught.value.kind == "unreachable"
