@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fleet.errors import printable
+
+_HEX = frozenset("0123456789abcdef")
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:
@@ -111,43 +115,80 @@ def run_result(answer: Mapping[str, Any]) -> RunResult:
     )  # fmt: skip
 
 
+def _text(value: Any) -> str:
+    """A host's text, without what a terminal would obey."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value if value.isprintable() else printable(value, 4096)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not -1 <= value < 1 << 63:
+        raise TypeError
+    return value
+
+
+def _image(value: Any) -> str:
+    if not isinstance(value, str) or len(value) != 64 or not _HEX.issuperset(value):
+        raise TypeError
+    return value
+
+
+def _clock(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1e12:
+        raise TypeError
+    return float(value)
+
+
+def _clean(value: Any) -> Any:
+    """A record whose values are shown, never decided by."""
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {_text(name): _text(one) if isinstance(one, str) else one for name, one in value.items()}
+
+
 def facts_of(hello: Mapping[str, Any]) -> Facts:
-    """A hello as facts. Raises LookupError, TypeError for one of another shape."""
+    """A hello as facts. Raises LookupError, TypeError for one of another shape.
+
+    Every value is looked at: what one host says must not break what is decided for all.
+    """
     python, state = hello["python"], hello["state"]
-    pending = state["pending"]
+    pending, current, previous = state["pending"], state["current"], state["previous"]
     if pending:
+        back = pending["back"]
         pending = Pending(
-            pending["to"], pending["back"], pending["generation"], pending["armed"],
-            pending["by"] or {},
+            _image(pending["to"]), None if back is None else _text(back),
+            _number(pending["generation"]), bool(pending["armed"]), _clean(pending["by"] or {}),
         )  # fmt: skip
+    clock = _clock(hello["clock"])
     return Facts(
-        python_version=python["version"],
-        executable=python["executable"],
-        base_prefix=python["base_prefix"],
-        implementation=python["implementation"],
-        abi=python["abi"],
-        magic=python["magic"],
-        machine=hello["machine"],
-        libc=(hello["libc"][0], hello["libc"][1]),
-        free_bytes=hello["free"][0],
-        free_inodes=hello["free"][1],
-        uid=hello["uid"],
-        user=hello["user"],
-        root=hello["root"]["path"],
-        root_exists=hello["root"]["exists"],
-        clock=hello["clock"],
-        clock_skew=hello["clock"] - time.time(),
-        kill_user_processes=hello["kill_user_processes"],
-        settled=hello["settled"],
+        python_version=_text(python["version"]),
+        executable=_text(python["executable"]),
+        base_prefix=_text(python["base_prefix"]),
+        implementation=_text(python["implementation"]),
+        abi=_text(python["abi"]),
+        magic=_text(python["magic"]),
+        machine=_text(hello["machine"]),
+        libc=(_text(hello["libc"][0]), _text(hello["libc"][1])),
+        free_bytes=_number(hello["free"][0]),
+        free_inodes=_number(hello["free"][1]),
+        uid=_number(hello["uid"]),
+        user=_text(hello["user"]),
+        root=_text(hello["root"]["path"]),
+        root_exists=bool(hello["root"]["exists"]),
+        clock=clock,
+        clock_skew=clock - time.time(),
+        kill_user_processes=bool(hello["kill_user_processes"]),
+        settled=_text(hello["settled"]),
         state=HostState(
-            generation=state["generation"],
-            current=state["current"],
-            previous=state["previous"],
-            pending=pending,
-            releases=tuple(state["releases"]),
-            confirmed=tuple(state["confirmed"]),
-            quarantined=state["quarantined"],
-            foreign=state["foreign"],
-            last=state["last"],
+            generation=_number(state["generation"]),
+            current=None if current is None else _image(current),
+            previous=None if previous is None else _image(previous),
+            pending=pending or None,
+            releases=tuple(_image(one) for one in state["releases"]),
+            confirmed=tuple(_image(one) for one in state["confirmed"]),
+            quarantined={_image(one): _text(why) for one, why in state["quarantined"].items()},
+            foreign=_text(state["foreign"]),
+            last=_clean(state["last"]),
         ),
     )

@@ -74,7 +74,7 @@ class Session(Line):
         session.bytes_overhead += sum(len(word) + 3 for word in argv)
         try:
             session.facts = facts_of(session.hello(python, patience))
-        except (LookupError, TypeError):
+        except (LookupError, TypeError, AttributeError):
             session.close()
             raise HostError(transport.name, "protocol", "a hello of another shape") from None
         except BaseException:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from typing import Any
 
 import pytest
 
-from fleet import line
+from fleet import agent_json, line
 from fleet.errors import HostError
 from fleet.frames import CHUNK, MARK, frame
+from fleet.session import Session
 
 
 class Liar:
@@ -83,3 +86,70 @@ def test_endless_signs_of_life_before_the_hello(monkeypatch: pytest.MonkeyPatch)
         talk.hello("python3", 5.0)
     assert caught.value.kind == "protocol"
     assert liar.given < 2000
+
+
+HELLO: dict[str, Any] = {
+    "python": {"version": "3.11.7", "executable": "/p", "base_prefix": "/", "abi": "cp311",
+               "implementation": "cpython", "magic": "a70d"},
+    "machine": "x86_64", "libc": ["glibc", "2.36"], "free": [1, 2], "uid": 0, "user": "root",
+    "root": {"path": "/srv/app", "exists": True}, "clock": 1e9, "kill_user_processes": False,
+    "settled": "",
+    "state": {"generation": 1, "current": "a" * 64, "previous": None, "pending": None,
+              "releases": ["a" * 64], "confirmed": ["a" * 64], "quarantined": {"b" * 64: "bad"},
+              "foreign": "", "last": {"what": "confirmed"}},
+}  # fmt: skip
+
+
+class Lying:
+    """A transport to one liar."""
+
+    name = "h1"
+
+    def __init__(self, hello: object) -> None:
+        self._hello = hello
+
+    def open(self, argv: list[str], deadline: float) -> Liar:
+        return Liar(MARK + frame(b"J", agent_json.dumps(self._hello)))
+
+
+def changed(place: str, value: object) -> dict[str, Any]:
+    hello = copy.deepcopy(HELLO)
+    *path, last = place.split(".")
+    at = hello
+    for name in path:
+        at = at[name]
+    at[last] = value
+    return hello
+
+
+@pytest.mark.row("M1")
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("state.generation", "1"), ("state.generation", 1 << 64), ("state.generation", -7),
+        ("state.generation", True), ("state.current", "../../../etc/passwd"),
+        ("state.current", 5), ("state.previous", []), ("state.releases", ["x"]),
+        ("state.releases", 7), ("state.quarantined", []), ("state.quarantined", {"x": "y"}),
+        ("state.last", "x"), ("state.pending", {"to": 1}), ("state.pending", "x"),
+        ("python", []), ("python.version", 3), ("free", ["a", "b"]), ("free", []),
+        ("clock", "now"), ("clock", 1e300), ("libc", "x"), ("state", None), ("uid", None),
+    ],
+)  # fmt: skip
+def test_a_hello_of_another_shape(place: str, value: object) -> None:
+    assert Session.open(Lying(HELLO), "/srv/app", "python3", timeout=5.0).facts.uid == 0
+    with pytest.raises(HostError, match="h1: a hello of another shape") as caught:
+        Session.open(Lying(changed(place, value)), "/srv/app", "python3", timeout=5.0)
+    assert caught.value.kind == "protocol"
+
+
+@pytest.mark.row("L3")
+def test_what_a_host_says_of_itself_cannot_reach_the_terminal() -> None:
+    evil = "\x1b]0;title\x07\n\u202e"
+    for place in ("machine", "user", "settled", "python.version", "state.foreign",
+                  "state.last.reason"):  # fmt: skip
+        facts = Session.open(Lying(changed(place, evil)), "/a", "python3", timeout=5.0).facts
+        assert "\x1b" not in str(facts)
+        said = [facts.machine, facts.user, facts.settled, facts.python_version,
+                facts.state.foreign, str(facts.state.last.get("reason", ""))]  # fmt: skip
+        assert all(one.isprintable() for one in said)
+        assert any("title" in one for one in said)
