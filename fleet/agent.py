@@ -209,8 +209,8 @@ def _guarded(agent: Agent, action: Callable[..., Answer], *arguments: Any) -> An
             what += f" (as uid {os.geteuid()})"
         answer, kind = {"kind": _kind_of(error), "what": what, "hint": ""}, b"X"
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        what = f"{where}{error.strerror or error} (as uid {os.geteuid()})"
+        what = f"{error.filename or agent.root}: {error.strerror or error}"
+        what += f" (as uid {os.geteuid()})"
         answer, kind = {"kind": "io", "what": what, "hint": ""}, b"X"
     except Exception as error:
         place = error.__traceback__

@@ -123,7 +123,7 @@ def test_cut_at_every_percent(line: Line, sample: Sample) -> None:
         assert (ran.code, line.current("h1")) == (0, image), (where, ran.text)
         # At most one file crossed twice; the rest is the talk of more connections.
         again = crossed + line.proxy.sent - total
-        assert again <= SIZE + 6 * contact, where
+        assert again <= SIZE + 9 * contact, where
         assert line.says("h1") == f"n{share + 1}", where
         line.back()
 

@@ -29,7 +29,15 @@ def stop_timers(root: str) -> None:
             continue
     # Until it is gone it may still hold a lock.
     for name in ended:
-        until(lambda name=name: not os.path.exists(f"/proc/{name}/exe"))
+        until(lambda name=name: _is_gone(name))
+
+
+def _is_gone(pid: str) -> bool:
+    """Whether a process has closed all it held: it is no more, or only waits to be counted."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in b"ZX"
+    except OSError:
+        return True
 
 
 def attempt(
