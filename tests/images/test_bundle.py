@@ -222,7 +222,11 @@ def test_altered(here: Catalog, there: Catalog, tmp_path: Path, change: Change, 
     assert there.store.manifests() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"PK\3\4", gzip.compress(b"hello" * 200)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b"PK\3\4", gzip.compress(b"hello" * 200, mtime=0)],
+    ids=["nothing", "text", "zip", "gzip"],
+)
 def test_what_is_no_bundle(there: Catalog, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(BundleError, match="bundle"):
