@@ -30,7 +30,8 @@ LIMIT = 32768  # bytes of output kept, from the beginning and from the end each
 ALIVE = 2.0  # seconds between signs of life
 GRACE = 0.3  # seconds between TERM and KILL
 MARGIN = 2.0  # seconds a revert deadline is moved beyond a command's own
-MASKED = 6  # characters: shorter values of the env-file would mask half of any output
+BODY = 2048  # bytes of an answer to a probe
+MASKED = 4  # characters: shorter values of the env-file would mask half of any output
 
 
 def run(agent: Agent, request: Request) -> Answer:
@@ -189,7 +190,7 @@ class _Output:
 
     def text(self, secrets: Any) -> str:
         """All that was kept, secrets masked."""
-        hidden = sorted({one for one in secrets if len(one) >= MASKED}, key=len, reverse=True)
+        hidden = _hidden(secrets)
         if not self._lost:
             return _masked((self._head + self._tail).decode("utf-8", "replace"), hidden)
         head = _masked(self._head.decode("utf-8", "replace"), hidden)
@@ -199,6 +200,11 @@ class _Output:
         skip = max((_overlap(one, tail) for one in hidden), default=0)
         head = head[: len(head) - cut] + "***" * bool(cut)
         return f"{head}\n[{self._lost} bytes left out]\n" + "***" * bool(skip) + tail[skip:]
+
+
+def _hidden(settings: Any) -> list[str]:
+    """The values to mask; the longest first, for one may hold another."""
+    return sorted({one for one in settings if len(one) >= MASKED}, key=len, reverse=True)
 
 
 def _masked(shown: str, hidden: list[str]) -> str:
@@ -251,6 +257,7 @@ def http(agent: Agent, request: Request) -> Answer:
     """One GET; status 0 stands for any answer from 200 to 299. Redirects are not followed."""
     seconds, url = number(request, "timeout"), text(request, "url")
     _push_deadline(agent.root, seconds)
+    settings = read_env_file(text(request, "env_file"))
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
@@ -268,7 +275,7 @@ def http(agent: Agent, request: Request) -> Answer:
             line.request("GET", target, headers={"User-Agent": "wainwright", "Connection": "close"})
             answer = line.getresponse()
             status = 0 if 200 <= answer.status < 300 else 1
-            body = answer.read(2048).decode("utf-8", "replace")
+            body = answer.read(BODY).decode("utf-8", "replace")
             output = f"HTTP {answer.status} {answer.reason}\n{body}"
         finally:
             line.close()
@@ -276,5 +283,12 @@ def http(agent: Agent, request: Request) -> Answer:
         output, timed_out = "no answer in time", True
     except (OSError, http.client.HTTPException, ValueError) as error:
         output = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    spent = round(time.monotonic() - began, 3)
-    return {"status": status, "output": output, "seconds": spent, "timed_out": timed_out}
+    hidden = _hidden(settings.values())
+    output = _masked(output, hidden)
+    cut = max((_overlap(output, one) for one in hidden), default=0)
+    return {
+        "status": status,
+        "output": output[: len(output) - cut] + "***" * bool(cut),
+        "seconds": round(time.monotonic() - began, 3),
+        "timed_out": timed_out,
+    }

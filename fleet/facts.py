@@ -108,43 +108,72 @@ class HostDrift:
 
 
 def run_result(answer: Mapping[str, Any]) -> RunResult:
-    """The answer to a command or a probe."""
-    return RunResult(
-        int(answer["status"]), str(answer["output"]), float(answer["seconds"]),
-        bool(answer["timed_out"]),
-    )  # fmt: skip
+    """The answer to a command or a probe. Raises LookupError, TypeError."""
+    output = answer["output"]
+    if not isinstance(output, str):
+        raise TypeError
+    # Half a character (a lone surrogate) could be neither printed nor kept.
+    output = output.encode("utf-8", "backslashreplace").decode()
+    status, seconds = status_in(answer["status"]), seconds_in(answer["seconds"])
+    return RunResult(status, output, seconds, bool(answer["timed_out"]))
 
 
-def _text(value: Any) -> str:
+def status_in(value: Any) -> int:
+    """A command's exit status, negative for a signal. Raises TypeError."""
+    if type(value) is not int or abs(value) >= 1 << 31:
+        raise TypeError
+    return value
+
+
+def drift_of(row: Any) -> HostDrift:
+    """One difference as a host sends it. Raises LookupError, TypeError."""
+    path, package, what = row
+    if not isinstance(path, str):  # as it is: a repair gives it back
+        raise TypeError
+    return HostDrift(path, text_in(package), text_in(what))
+
+
+def key_of(row: Any) -> tuple[str, bool]:
+    """An object's name as a host sends it. Raises LookupError, TypeError."""
+    sha256, executable = row
+    return image_in(sha256), bool(executable)
+
+
+def text_in(value: Any) -> str:
     """A host's text, without what a terminal would obey."""
     if not isinstance(value, str):
         raise TypeError
     return value if value.isprintable() else printable(value, 4096)
 
 
-def _number(value: Any) -> int:
+def number_in(value: Any) -> int:
+    """A whole number a host counted; -1 stands for none. Raises TypeError."""
     if type(value) is not int or not -1 <= value < 1 << 63:
         raise TypeError
     return value
 
 
-def _image(value: Any) -> str:
+def image_in(value: Any) -> str:
+    """A sha256 in hex, of an image or an object. Raises TypeError."""
     if not isinstance(value, str) or len(value) != 64 or not _HEX.issuperset(value):
         raise TypeError
     return value
 
 
-def _clock(value: Any) -> float:
+def seconds_in(value: Any) -> float:
+    """Seconds. Raises TypeError."""
     if type(value) not in (int, float) or not 0 <= value < 1e12:
         raise TypeError
     return float(value)
 
 
-def _clean(value: Any) -> Any:
+def record_in(value: Any) -> Any:
     """A record whose values are shown, never decided by."""
     if not isinstance(value, Mapping):
         raise TypeError
-    return {_text(name): _text(one) if isinstance(one, str) else one for name, one in value.items()}
+    return {
+        text_in(name): text_in(one) if isinstance(one, str) else one for name, one in value.items()
+    }
 
 
 def facts_of(hello: Mapping[str, Any]) -> Facts:
@@ -157,38 +186,41 @@ def facts_of(hello: Mapping[str, Any]) -> Facts:
     if pending:
         back = pending["back"]
         pending = Pending(
-            _image(pending["to"]), None if back is None else _text(back),
-            _number(pending["generation"]), bool(pending["armed"]), _clean(pending["by"] or {}),
-        )  # fmt: skip
-    clock = _clock(hello["clock"])
+            image_in(pending["to"]),
+            None if back is None else text_in(back),
+            number_in(pending["generation"]),
+            bool(pending["armed"]),
+            record_in(pending["by"] or {}),
+        )
+    clock = seconds_in(hello["clock"])
     return Facts(
-        python_version=_text(python["version"]),
-        executable=_text(python["executable"]),
-        base_prefix=_text(python["base_prefix"]),
-        implementation=_text(python["implementation"]),
-        abi=_text(python["abi"]),
-        magic=_text(python["magic"]),
-        machine=_text(hello["machine"]),
-        libc=(_text(hello["libc"][0]), _text(hello["libc"][1])),
-        free_bytes=_number(hello["free"][0]),
-        free_inodes=_number(hello["free"][1]),
-        uid=_number(hello["uid"]),
-        user=_text(hello["user"]),
-        root=_text(hello["root"]["path"]),
+        python_version=text_in(python["version"]),
+        executable=text_in(python["executable"]),
+        base_prefix=text_in(python["base_prefix"]),
+        implementation=text_in(python["implementation"]),
+        abi=text_in(python["abi"]),
+        magic=text_in(python["magic"]),
+        machine=text_in(hello["machine"]),
+        libc=(text_in(hello["libc"][0]), text_in(hello["libc"][1])),
+        free_bytes=number_in(hello["free"][0]),
+        free_inodes=number_in(hello["free"][1]),
+        uid=number_in(hello["uid"]),
+        user=text_in(hello["user"]),
+        root=text_in(hello["root"]["path"]),
         root_exists=bool(hello["root"]["exists"]),
         clock=clock,
         clock_skew=clock - time.time(),
         kill_user_processes=bool(hello["kill_user_processes"]),
-        settled=_text(hello["settled"]),
+        settled=text_in(hello["settled"]),
         state=HostState(
-            generation=_number(state["generation"]),
-            current=None if current is None else _image(current),
-            previous=None if previous is None else _image(previous),
+            generation=number_in(state["generation"]),
+            current=None if current is None else image_in(current),
+            previous=None if previous is None else image_in(previous),
             pending=pending or None,
-            releases=tuple(_image(one) for one in state["releases"]),
-            confirmed=tuple(_image(one) for one in state["confirmed"]),
-            quarantined={_image(one): _text(why) for one, why in state["quarantined"].items()},
-            foreign=_text(state["foreign"]),
-            last=_clean(state["last"]),
+            releases=tuple(image_in(one) for one in state["releases"]),
+            confirmed=tuple(image_in(one) for one in state["confirmed"]),
+            quarantined={image_in(one): text_in(why) for one, why in state["quarantined"].items()},
+            foreign=text_in(state["foreign"]),
+            last=record_in(state["last"]),
         ),
     )

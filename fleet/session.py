@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from fleet import payload
 from fleet.errors import HostError
@@ -24,8 +24,15 @@ from fleet.facts import (
     Pending,
     Proof,
     RunResult,
+    drift_of,
     facts_of,
+    image_in,
+    key_of,
+    number_in,
+    record_in,
     run_result,
+    status_in,
+    text_in,
 )
 from fleet.frames import CHUNK
 from fleet.line import Line
@@ -37,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 Key = tuple[str, bool]
+R = TypeVar("R")
 # A host ends a command that is late within agent_run.GRACE; its answer may take until here
 # after the command's own deadline. Seconds.
 REPLY = 0.75
@@ -74,7 +82,7 @@ class Session(Line):
         session.bytes_overhead += sum(len(word) + 3 for word in argv)
         try:
             session.facts = facts_of(session.hello(python, patience))
-        except (LookupError, TypeError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError):
             session.close()
             raise HostError(transport.name, "protocol", "a hello of another shape") from None
         except BaseException:
@@ -92,6 +100,14 @@ class Session(Line):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _read(self, verb: str, answer: Mapping[str, Any], read: Callable[[Any], R]) -> R:
+        """What `read` finds in an answer. A host that sent something else: kind `protocol`."""
+        try:
+            return read(answer)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            what = f"an answer to {verb} of another shape"
+            raise HostError(self.name, "protocol", what) from None
 
     # Staging
 
@@ -124,18 +140,19 @@ class Session(Line):
     def send_pack(self, pieces: Iterable[bytes], *, timeout: float | None = None) -> int:
         """Send a pack (see fleet/pack.py); how many objects the host took."""
         answer, _ = self.ask("pack", {}, timeout=timeout, stream=pieces)
-        return int(answer["objects"])
+        return self._read("pack", answer, lambda a: number_in(a["objects"]))
 
     def checkout(self, image_id: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Make the release on disk: files, made (or already there), how files were placed."""
-        return self.ask("checkout", {"id": image_id}, timeout=timeout)[0]
+        answer, _ = self.ask("checkout", {"id": image_id}, timeout=timeout)
+        return self._read("checkout", answer, record_in)
 
     def verify(
         self, image_id: str, deep: bool = False, *, timeout: float | None = None
     ) -> list[HostDrift]:
         """Where a release differs from its manifest: by stat, or by every byte."""
         answer, _ = self.ask("verify", {"id": image_id, "deep": deep}, timeout=timeout)
-        return [HostDrift(*(str(part) for part in row)) for row in answer["drift"]]
+        return self._read("verify", answer, lambda a: [drift_of(row) for row in a["drift"]])
 
     def repair(
         self, image_id: str, paths: Iterable[str], *, timeout: float | None = None
@@ -143,7 +160,7 @@ class Session(Line):
         """Put paths of a release right; objects to send first, if any (then ask again)."""
         request = {"id": image_id, "paths": list(paths)}
         answer, _ = self.ask("repair", request, timeout=timeout)
-        return [(str(sha256), bool(executable)) for sha256, executable in answer["missing"]]
+        return self._read("repair", answer, lambda a: [key_of(row) for row in a["missing"]])
 
     # Switching
 
@@ -172,7 +189,8 @@ class Session(Line):
             "hook_timeout": hook_timeout,
             "env_file": env_file,
         }
-        return int(self.ask("switch", request)[0]["generation"])
+        answer, _ = self.ask("switch", request)
+        return self._read("switch", answer, _generation)
 
     def extend(self, generation: int, seconds: float) -> None:
         """Move the revert deadline to at least so many seconds from now."""
@@ -183,16 +201,19 @@ class Session(Line):
     ) -> RunResult:
         """One command on the host, for the current release or the one named."""
         request = {"command": command, "timeout": timeout, "env_file": env_file, "id": image_id}
-        return run_result(self.ask("run", request, timeout=timeout + REPLY)[0])
+        answer, _ = self.ask("run", request, timeout=timeout + REPLY)
+        return self._read("run", answer, run_result)
 
-    def http(self, url: str, timeout: float) -> RunResult:
+    def http(self, url: str, timeout: float, *, env_file: str = "") -> RunResult:
         """One GET from the host; success is any answer from 200 to 299."""
-        request = {"url": url, "timeout": timeout}
-        return run_result(self.ask("http", request, timeout=timeout + REPLY)[0])
+        request = {"url": url, "timeout": timeout, "env_file": env_file}
+        answer, _ = self.ask("http", request, timeout=timeout + REPLY)
+        return self._read("http", answer, run_result)
 
     def confirm(self, generation: int) -> int:
         """Keep what was switched to and disarm; on a new session than the switch's."""
-        return int(self.ask("confirm", {"generation": generation})[0]["generation"])
+        answer, _ = self.ask("confirm", {"generation": generation})
+        return self._read("confirm", answer, _generation)
 
     def revert(
         self, generation: int, reason: str, *, timeout: float | None = None
@@ -200,7 +221,7 @@ class Session(Line):
         """Go back from an unconfirmed switch; what the hooks of the way back did."""
         request = {"generation": generation, "reason": reason}
         answer, _ = self.ask("revert", request, timeout=timeout)
-        return [(str(command), int(status), more) for command, status, more in answer["hooks"]]
+        return self._read("revert", answer, lambda a: [_hook(row) for row in a["hooks"]])
 
     def rollback(
         self,
@@ -218,7 +239,7 @@ class Session(Line):
         if generation is not None:
             request["generation"] = generation
         answer, _ = self.ask("rollback", request, timeout=timeout)
-        return str(answer["id"]), int(answer["generation"])
+        return self._read("rollback", answer, lambda a: (image_in(a["id"]), _generation(a)))
 
     # Looking after
 
@@ -226,7 +247,8 @@ class Session(Line):
         self, keep: int, pins: Iterable[str] = (), *, timeout: float | None = None
     ) -> dict[str, Any]:
         """Remove what nobody needs: removed (ids), objects, bytes."""
-        return self.ask("prune", {"keep": keep, "pins": list(pins)}, timeout=timeout)[0]
+        answer, _ = self.ask("prune", {"keep": keep, "pins": list(pins)}, timeout=timeout)
+        return self._read("prune", answer, _pruned)
 
     def quarantine(self, image_id: str, reason: str) -> None:
         """Refuse an image on this host from now on."""
@@ -234,24 +256,48 @@ class Session(Line):
 
     def clear(self, image_id: str, reason: str) -> str:
         """Take an image again; why it was refused."""
-        return str(self.ask("clear", {"id": image_id, "reason": reason})[0]["was"])
+        answer, _ = self.ask("clear", {"id": image_id, "reason": reason})
+        return self._read("clear", answer, lambda a: text_in(a["was"]))
 
     def history(self, count: int = 20) -> list[dict[str, Any]]:
         """The last lines of the host's history, oldest first."""
-        return list(self.ask("history", {"count": count})[0]["lines"])
+        answer, _ = self.ask("history", {"count": count})
+        return self._read("history", answer, lambda a: [record_in(line) for line in a["lines"]])
 
     def processes(self) -> list[tuple[str, int]]:
         """Release (or ``current``) and pid of every process seen running from the root."""
         answer, _ = self.ask("processes")
-        return [(str(image), int(pid)) for image, pid in answer["processes"]]
+        return self._read(
+            "processes", answer,
+            lambda a: [(text_in(image), number_in(pid)) for image, pid in a["processes"]],
+        )  # fmt: skip
 
     def adopt(self) -> str:
         """Accept what stands in the place of ``current``; what that was."""
-        return str(self.ask("adopt")[0]["adopted"])
+        answer, _ = self.ask("adopt")
+        return self._read("adopt", answer, lambda a: text_in(a["adopted"]))
 
     def forget(self, *, force: bool = False) -> list[str]:
         """Remove everything of ours from the root; the names that are left there."""
-        return list(self.ask("forget", {"force": force})[0]["left"])
+        answer, _ = self.ask("forget", {"force": force})
+        return self._read("forget", answer, lambda a: [text_in(name) for name in a["left"]])
+
+
+def _generation(answer: Mapping[str, Any]) -> int:
+    return number_in(answer["generation"])
+
+
+def _hook(row: Any) -> tuple[str, int, Any]:
+    command, status, more = row
+    return text_in(command), status_in(status), text_in(more) if isinstance(more, str) else more
+
+
+def _pruned(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "removed": [image_in(image) for image in answer["removed"]],
+        "objects": number_in(answer["objects"]),
+        "bytes": number_in(answer["bytes"]),
+    }
 
 
 @functools.lru_cache(maxsize=4)

@@ -135,7 +135,8 @@ def _check(
     end = time.monotonic() + allowed
     while True:
         left = end - time.monotonic()
-        result = session.http(check.http, max(0.1, min(left, ONE_ANSWER)))
+        seconds = max(0.1, min(left, ONE_ANSWER))
+        result = session.http(check.http, seconds, env_file=host.env_file or "")
         if result.ok or time.monotonic() + ASK_AGAIN >= end or job.cancelled.is_set():
             return result, allowed
         time.sleep(ASK_AGAIN)

@@ -75,13 +75,13 @@ def test_a_command_inherits_nothing(session: Session, host: Host) -> None:
 
 def test_placeholders_and_settings(session: Session, host: Host, old: Manifest) -> None:
     settings = Path(host.root, "settings.env")
-    settings.write_text("# local\nTOKEN = 'canary-token-42'\nMODE=live\n\n")
+    settings.write_text("# local\nTOKEN = 'canary-token-42'\nMODE=dev\n\n")
     result = session.run(
         "echo {id} $WAIN_ID; cd {release} && pwd; echo {root} $MODE $TOKEN", 5,
         env_file=str(settings),
     )  # fmt: skip
     release = f"{host.root}/releases/{old.image_id}"
-    assert result.output == f"{old.image_id} {old.image_id}\n{release}\n{host.root} live ***\n"
+    assert result.output == f"{old.image_id} {old.image_id}\n{release}\n{host.root} dev ***\n"
 
 
 @pytest.mark.row("L1")
@@ -156,13 +156,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response({"/ok?x=1": 204, "/moved": 302}.get(self.path, 500))
         self.send_header("Location", "/ok?x=1")
         self.end_headers()
+        if self.path == "/secrets":
+            self.wfile.write(b"it is canary-token-42, pin1" + b"-" * 2015 + b"canary-token-42")
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.mark.row("A6")
-def test_http_probes(session: Session) -> None:
+@pytest.mark.row("L1")
+def test_http_probes(session: Session, host: Host) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{server.server_port}"
@@ -171,6 +174,11 @@ def test_http_probes(session: Session) -> None:
     assert not session.http(f"{at}/broken", 5).ok
     slow = session.http(f"{at}/slow", 0.2)
     assert slow.timed_out
+    settings = Path(host.root, "settings.env")
+    settings.write_text("TOKEN=canary-token-42\nPIN=pin1\nMODE=it\n")
+    shown = session.http(f"{at}/secrets", 5, env_file=str(settings)).output
+    assert shown.startswith("HTTP 500 Internal Server Error\nit is ***, ***---")
+    assert shown.endswith("---***")  # half of one, where the answer is cut
     server.shutdown()
     server.server_close()
     assert "refused" in session.http(f"{at}/ok", 5).output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -105,11 +106,12 @@ class Lying:
 
     name = "h1"
 
-    def __init__(self, hello: object) -> None:
+    def __init__(self, hello: object, then: bytes = b"") -> None:
         self._hello = hello
+        self._then = then
 
     def open(self, argv: list[str], deadline: float) -> Liar:
-        return Liar(MARK + frame(b"J", agent_json.dumps(self._hello)))
+        return Liar(MARK + frame(b"J", agent_json.dumps(self._hello)) + self._then)
 
 
 def changed(place: str, value: object) -> dict[str, Any]:
@@ -153,3 +155,51 @@ def test_what_a_host_says_of_itself_cannot_reach_the_terminal() -> None:
                 facts.state.foreign, str(facts.state.last.get("reason", ""))]  # fmt: skip
         assert all(one.isprintable() for one in said)
         assert any("title" in one for one in said)
+
+
+EVIL = ["\x1b[2J", "\ud800", 5, -7, None, [], {}, [[]], [["x"]], [{}], 1e308, 1 << 70, "x\ny"]
+# verb: how it is asked, and what of its answer counts
+VERBS: dict[str, tuple[Callable[[Session], object], dict[str, Any]]] = {
+    "pack": (lambda s: s.send_pack([]), {"objects": 1}),
+    "checkout": (lambda s: s.checkout("a" * 64), {"files": 1}),
+    "verify": (lambda s: s.verify("a" * 64), {"drift": [["lib/x", "app", "mode"]]}),
+    "repair": (lambda s: s.repair("a" * 64, []), {"missing": [["a" * 64, True]]}),
+    "switch": (lambda s: s.switch("a" * 64, None, 0, 1), {"generation": 2}),
+    "run": (lambda s: s.run("true", 1), {"status": 0, "output": "", "seconds": 0.1,
+                                         "timed_out": False}),
+    "http": (lambda s: s.http("http://h/", 1), {"status": 0, "output": "", "seconds": 0.1,
+                                                "timed_out": False}),
+    "confirm": (lambda s: s.confirm(1), {"generation": 2}),
+    "revert": (lambda s: s.revert(1, ""), {"hooks": [["true", -9, False]]}),
+    "rollback": (lambda s: s.rollback(None, None), {"id": "a" * 64, "generation": 2}),
+    "prune": (lambda s: s.prune(3), {"removed": ["a" * 64], "objects": 1, "bytes": 1}),
+    "clear": (lambda s: s.clear("a" * 64, "why"), {"was": "bad"}),
+    "history": (lambda s: s.history(), {"lines": [{"what": "switch"}]}),
+    "processes": (lambda s: s.processes(), {"processes": [["current", 7]]}),
+    "adopt": (lambda s: s.adopt(), {"adopted": "a folder"}),
+    "forget": (lambda s: s.forget(), {"left": ["x"]}),
+}  # fmt: skip
+
+
+@pytest.mark.row("L3", "M1")
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_answer_of_another_shape_is_one_line(verb: str) -> None:
+    ask, right = VERBS[verb]
+
+    def told(answer: object) -> object:
+        said = frame(b"J", agent_json.dumps(answer))
+        return ask(Session.open(Lying(HELLO, said), "/srv/app", "python3", timeout=5.0))
+
+    told(right)
+    missing = [{key: right[key] for key in right if key != left} for left in right]
+    wrong = [{**right, key: evil} for key in right for evil in EVIL]
+    for answer in [*missing, *wrong]:
+        refused, kept = "", None
+        try:
+            kept = told(answer)
+        except HostError as error:
+            refused = f"{error.kind} {error}"
+        # What passed can be kept, printed and stored.
+        assert refused in ("", f"protocol h1: an answer to {verb} of another shape"), answer
+        assert str(kept).isprintable(), answer
+        str(getattr(kept, "output", "")).encode()
