@@ -95,7 +95,8 @@ def run_command(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        cwd=values.get("release", root),
+        # Preflight asks before a first roll-out has made the root.
+        cwd=values.get("release") or (root if os.path.isdir(root) else "/"),
         env=environment,
         start_new_session=True,
     )

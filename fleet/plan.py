@@ -114,9 +114,16 @@ def make_plan(
     compare: Compare,
     *,
     stage_only: bool = False,
+    found: Mapping[str, Sequence[Problem]] | None = None,
 ) -> Plan:
-    """The plan that brings `wanted` to `hosts`, every host of which has an answer."""
-    made = tuple(plan_host(host, answers[host.name], wanted, compare) for host in hosts)
+    """The plan that brings `wanted` to `hosts`, every host of which has an answer.
+
+    ``found`` has problems of hosts that only asking could show.
+    """
+    made = tuple(
+        _stopped(plan_host(host, answers[host.name], wanted, compare), (found or {}).get(host.name))
+        for host in hosts
+    )
     label = wanted[0].label if wanted else ""
     return Plan(
         label=label,
@@ -153,6 +160,13 @@ def plan_host(
         seen, action=BLOCKED if problems else SWITCH, objects=transfer.objects,
         size=transfer.size, problems=tuple(problems),
     )  # fmt: skip
+
+
+def _stopped(plan: HostPlan, problems: Sequence[Problem] | None) -> HostPlan:
+    """A host that would be switched is blocked by what was found on it."""
+    if not problems or plan.action not in (SWITCH, BLOCKED):
+        return plan
+    return replace(plan, action=BLOCKED, problems=(*plan.problems, *problems))
 
 
 def choose(facts: Facts, wanted: Sequence[Wanted]) -> tuple[Wanted | None, list[Problem]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -77,8 +78,14 @@ def note_answers(journal: Journal, answers: Mapping[str, Facts | HostError]) -> 
     )
 
 
+_PROGRAM = re.compile(r"/[\w.+/-]+|\w[\w.+-]*")
+
+
 def tools_of(settings: Settings) -> list[str]:
-    """The programs that hooks and health commands start, as far as they can be told."""
+    """The programs that hooks and health commands start, as far as they can be told.
+
+    By name or absolute path; what a release brings itself cannot be looked for before it is there.
+    """
     found = []
     for command in [*settings.after_switch, *(check.command for check in settings.health)]:
         try:
@@ -86,23 +93,37 @@ def tools_of(settings: Settings) -> list[str]:
         except ValueError:
             continue
         words = [word for word in words if "=" not in word.partition("/")[0]]
-        if words and "{" not in words[0] and words[0].replace("-", "").isalnum():
+        if words and _PROGRAM.fullmatch(words[0]):
             found.append(words[0])
     return sorted(set(found))
 
 
-def tool_problems(host: Host, session: Session, settings: Settings) -> list[Problem]:
-    """Programs that hooks need and the host does not have."""
-    tools = tools_of(settings)
-    state = session.facts.state
-    if not tools or not session.facts.root_exists or state.current is None:
+def hook_problems(host: Host, session: Session, settings: Settings) -> list[Problem]:
+    """What hooks and checks need on a host and do not find: programs, a usable env-file.
+
+    The host needs no release for that. Where a roll-out cannot go on anyway, nothing is asked.
+    """
+    tools, state = tools_of(settings), session.facts.state
+    hooks = settings.after_switch or settings.health
+    if not (tools or (hooks and host.env_file)) or state.foreign or state.pending:
         return []
-    script = "; ".join(f"command -v {tool} >/dev/null || echo {tool}" for tool in tools)
-    result = session.run(script, settings.connect_timeout, image_id=state.current)
+    # Numbers, not names: a name could be masked as a value of the env-file.
+    script = ["true"]
+    for at, tool in enumerate(tools):
+        script.append(f"command -v {shlex.quote(tool)} >/dev/null || echo {at}")
+    try:
+        result = session.run(
+            "; ".join(script), settings.connect_timeout, env_file=host.env_file or ""
+        )
+    except HostError as error:
+        if error.kind != "io":
+            raise
+        return [Problem("tools", error.what)]
+    missing = {int(line) for line in result.output.split() if line.isascii() and line.isdecimal()}
     return [
         Problem("tools", f"there is no program '{tool}', which a hook or check starts")
-        for tool in result.output.split()
-        if tool in tools
+        for at, tool in enumerate(tools)
+        if at in missing
     ]
 
 

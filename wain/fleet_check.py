@@ -10,7 +10,7 @@ from fleet.inventory import Host
 from fleet.plan import choose
 from fleet.preflight import Problem, remarks, state_problems
 from fleet.session import Facts, Session
-from fleet.survey import note_answers, survey, tool_problems
+from fleet.survey import hook_problems, note_answers, survey
 from fleet.wanted import Wanted, load_wanted
 from images.catalog import LATEST
 from images.errors import WainError
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         tools: dict[str, list[Problem]] = {}
 
         def ask(host: Host, session: Session) -> None:
-            tools[host.name] = tool_problems(host, session, fleet.inventory.settings)
+            tools[host.name] = hook_problems(host, session, fleet.inventory.settings)
 
         answers = survey(
             hosts, fleet.inventory.settings, keep=False, by=fleet.by(reason="check"),

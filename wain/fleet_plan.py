@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fleet.inventory import Host
 from fleet.plan import SWITCH, HostPlan, Plan, make_plan
-from fleet.survey import note_answers, survey
+from fleet.preflight import Problem
+from fleet.session import Session
+from fleet.survey import hook_problems, note_answers, survey
 from fleet.wanted import Change, Comparisons, Wanted, load_wanted
 from wain.fleet_shared import Fleet, exit_code, host_option, looking, open_fleet, selected
 from wain.output import Output, human_bytes
@@ -24,13 +28,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     with open_fleet(args) as fleet, looking(fleet) as images:
         hosts = selected(fleet, args)
         wanted = load_wanted(fleet.catalog, args.image)
-        answers = survey(
-            hosts, fleet.inventory.settings, keep=False, by=fleet.by(reason="plan"),
-            on_progress=out.progress,
-        )  # fmt: skip
-        note_answers(fleet.journal, answers)
-        fleet.remember()
-        plan = make_plan(hosts, answers, wanted, fleet.inventory.settings, images)
+        plan = survey_and_plan(fleet, hosts, wanted, images, fleet.by(reason="plan"), out)
         by_id = {one.id: one for one in wanted}
         show_plan(out, fleet, plan, by_id, images)
         document = plan_document(plan, by_id, images)
@@ -38,6 +36,27 @@ def run(args: argparse.Namespace, out: Output) -> int:
             document["changes"] = _show_files(out, fleet, plan, by_id, images)
         out.result(document)
         return exit_code(kind for host in plan.hosts for kind in (p.kind for p in host.problems))
+
+
+def survey_and_plan(
+    fleet: Fleet, hosts: Sequence[Host], wanted: Sequence[Wanted], images: Comparisons,
+    by: Mapping[str, str], out: Output, *, keep: bool = False, stage_only: bool = False,
+) -> Plan:  # fmt: skip
+    """Ask the hosts where they stand and whether hooks could run there, and plan from that.
+
+    A host that has a wanted image already costs one question and one answer.
+    """
+    settings, ids = fleet.inventory.settings, {one.id for one in wanted}
+    found: dict[str, list[Problem]] = {}
+
+    def ask(host: Host, session: Session) -> None:
+        if session.facts.state.current not in ids and not stage_only:
+            found[host.name] = hook_problems(host, session, settings)
+
+    answers = survey(hosts, settings, keep=keep, by=by, on_progress=out.progress, question=ask)
+    note_answers(fleet.journal, answers)
+    fleet.remember()
+    return make_plan(hosts, answers, wanted, settings, images, stage_only=stage_only, found=found)
 
 
 def show_plan(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from fleet.plan import make_plan
 from fleet.rehearse import evidence, left_out, rehearse
-from fleet.survey import note_answers, survey
 from fleet.wanted import load_wanted
+from wain.fleet_plan import survey_and_plan
 from wain.fleet_shared import host_option, looking, open_fleet, selected
 from wain.output import Output
 
@@ -24,12 +23,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         hosts = selected(fleet, args)
         wanted = load_wanted(fleet.catalog, args.image)
         settings = fleet.inventory.settings
-        answers = survey(
-            hosts, settings, keep=False, by=fleet.by(reason="rehearse"), on_progress=out.progress
-        )
-        note_answers(fleet.journal, answers)
-        fleet.remember()
-        plan = make_plan(hosts, answers, wanted, settings, images)
+        plan = survey_and_plan(fleet, hosts, wanted, images, fleet.by(reason="rehearse"), out)
         clones = rehearse(
             plan, {one.id: one for one in wanted}, images, settings, fleet.folder / ".wain",
             fleet.by(reason="rehearse"), out.say,

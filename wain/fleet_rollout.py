@@ -11,17 +11,16 @@ from fleet import reported
 from fleet.control import Control
 from fleet.inventory import Host
 from fleet.lock import holder_of
-from fleet.plan import SWITCH, HostPlan, Plan, make_plan
+from fleet.plan import SWITCH, HostPlan, Plan
 from fleet.result import Result, row_of
 from fleet.resume import going_on, outcome_before
 from fleet.rollout import Rollout
 from fleet.signed import check_signed, with_proofs
 from fleet.steps import UNTOUCHED, Job, Outcome
-from fleet.survey import note_answers, survey
 from fleet.wanted import Comparisons, Wanted, load_wanted
 from images.errors import DifferenceError, WainError
 from wain.fleet_display import Display, show_result, signals
-from wain.fleet_plan import show_plan
+from wain.fleet_plan import show_plan, survey_and_plan
 from wain.fleet_shared import (
     Fleet,
     at_work,
@@ -144,13 +143,8 @@ def _survey_and_plan(
     fleet: Fleet, hosts: tuple[Host, ...], wanted: list[Wanted], images: Comparisons,
     by: Mapping[str, str], out: Output, stage_only: bool,
 ) -> Plan:  # fmt: skip
-    answers = survey(hosts, fleet.inventory.settings, keep=True, by=by, on_progress=out.progress)
-    note_answers(fleet.journal, answers)
-    fleet.remember()
+    plan = survey_and_plan(fleet, hosts, wanted, images, by, out, keep=True, stage_only=stage_only)
     reported.remember_images(fleet.journal, [one.record() for one in wanted])
-    plan = make_plan(
-        hosts, answers, wanted, fleet.inventory.settings, images, stage_only=stage_only
-    )
     _refuse_quarantined(fleet, wanted, {host.host: host for host in plan.hosts})
     return plan
 

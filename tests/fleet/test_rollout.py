@@ -260,6 +260,46 @@ def test_problems_are_found_before_the_first_wave(project: Project) -> None:
     assert set(project.currents().values()) == {image}
 
 
+@pytest.mark.row("T6")
+def test_what_hooks_need_is_looked_for_on_hosts_without_a_release(
+    project: Project, tmp_path: Path
+) -> None:
+    env_file = tmp_path / "shop.env"
+    env_file.write_text("MODE=restart-shop\n")
+    project.write(
+        2, labels=f'env-file = "{env_file}"', max_failures=2,
+        after_switch=["restart-shop --now", "/no/such/tool x", "X=1 test -e {release}"],
+        health=["{release}/bin/app", "bin/app", "cd / && true", "(true)"],
+    )  # fmt: skip
+    image = project.image("v1")
+    check = project.wain("check")
+    assert check.code == 3
+    for host in project.hosts:
+        assert check.document["hosts"][host]["problems"] == [
+            f"there is no program '{tool}', which a hook or check starts"
+            for tool in ("/no/such/tool", "restart-shop")
+        ]
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert (ran.code, set(ran.states().values())) == (4, {"failed"})
+    assert "no program 'restart-shop'" in ran.document["hosts"]["h1"]["error"]
+    # Nothing was written on a host by looking, nor sent by the roll-out.
+    assert not (project.root("h1") / "objects").exists()
+    assert project.wain("rollout", "shop:v1", "--yes", "--stage-only").code == 0
+    env_file.unlink()
+    project.write(2, labels=f'env-file = "{env_file}"', health=["true"])
+    check = project.wain("check")
+    assert (check.code, check.document["hosts"]["h1"]["kinds"]) == (3, ["tools"])
+    assert check.document["hosts"]["h1"]["problems"] == [
+        f"env-file {env_file}: No such file or directory"
+    ]
+    # A host that has the image is not asked for what it would not run.
+    env_file.write_text("MODE=x\n")
+    assert project.wain("rollout", "shop:v1", "--yes").code == 0
+    env_file.unlink()
+    assert project.wain("rollout", "shop:v1", "--yes").document["result"] == "unchanged"
+    assert set(project.currents().values()) == {image}
+
+
 @pytest.mark.row("A4")
 def test_something_foreign_is_left_alone_until_it_is_adopted(project: Project) -> None:
     project.write(2)
