@@ -66,7 +66,9 @@ def recall(store: Store, wheel: str) -> Unpacked | None:
 
 
 def sweep(store: Store) -> None:
-    """After a collection: forget what names objects that are gone. Raises OSError.
+    """At the end of a collection, under its lock: forget what names objects that are gone.
+
+    Raises OSError.
 
     The sources that do not compile are forgotten too; finding that out again costs little.
     """

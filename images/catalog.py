@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -277,11 +277,14 @@ class Catalog:
 
     # Collection
 
-    def collect(self, dry_run: bool = False) -> tuple[Freed, dict[str, list[str]]]:
+    def collect(
+        self, dry_run: bool = False, then: Callable[[], None] | None = None
+    ) -> tuple[Freed, dict[str, list[str]]]:
         """Remove images, objects and shared checkouts that nothing uses.
 
         Returns what was freed (nothing with *dry_run*) and who uses each image that stays.
-        Raises LockedError while somebody writes to the store.
+        *then* runs at the end, while nobody else may write to the store. Raises LockedError
+        while somebody does, WainError when it cannot be told what is in use.
         """
         with self.roots.collecting():
             users, checkouts = self.roots.live()
@@ -294,9 +297,14 @@ class Catalog:
                 gone = [key for key in self.store.keys() if key not in keys]  # noqa: SIM118
                 size = sum(os.lstat(self.store.object_path(*key)).st_size for key in gone)
                 return Freed(len(gone), size, len(present) - len(live)), users
-            freed = self.store.collect(keys, live)
-            self._sweep(set(live), checkouts)
-        return freed, users
+
+            def sweep() -> None:
+                self._sweep(set(live), checkouts)
+                if then:
+                    then()
+
+            # All of it under the store's lock: a build that begins now writes the same files.
+            return self.store.collect(keys, live, sweep), users
 
     def _sweep(self, live: set[str], checkouts: set[str]) -> None:
         """Documents and signatures of images that are gone, checkouts that nobody uses."""

@@ -19,7 +19,7 @@ from images.manifest import Entry, Manifest
 from images.place import FOLDER_MODE, WAYS, write_own
 from images.render import Interpreter, prefix_problem
 from images.roots import Roots
-from images.stamp import NAME, Input, Stamp, boot_id, read_stamp
+from images.stamp import NAME, Input, Stamp, boot_id
 from images.store import Store
 from images.swap import put_in_place, remove_tree, staging
 from images.thin import (
@@ -75,8 +75,12 @@ def check_place(path: str, force: bool = False) -> None:
     if os.path.islink(path) or not os.path.isdir(path):
         what = "is a symbolic link" if os.path.islink(path) else "is a file"
         raise UsageError(path, f"{what}, not an environment", "remove it, or name another path")
-    if read_stamp(path) is not None or not os.listdir(path):
-        return
+    try:
+        # A damaged stamp, as after a power cut, is ours as well.
+        if os.path.isfile(f"{path}/{NAME}") or not os.listdir(path):
+            return
+    except OSError as error:
+        raise UsageError(path, f"cannot be looked at: {error.strerror or error}") from None
     if not os.path.isfile(f"{path}/pyvenv.cfg") or os.path.exists(f"{path}/.git"):
         what = "is a folder that wain did not make, and no environment"
         raise UsageError(path, what, "it stays untouched; name another path")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -17,8 +18,9 @@ from hashlib import sha256
 from images import durable
 from images.errors import LockedError, WainError
 from images.staging import holders
-from images.stamp import read_stamp
+from images.stamp import NAME, Stamp, parse_stamp
 from images.store import Store
+from images.swap import set_aside
 
 KINDS = ("project", "environment", "export", "fleet")
 
@@ -73,6 +75,8 @@ class Roots:
         under :meth:`adding`.
         """
         document: dict[str, object] = {"format": 1, "kind": kind, "path": path}
+        if kind in ("project", "environment"):
+            document["mount"] = _mount_point(path)
         if images:
             document["images"] = sorted(images)
         data = (json.dumps(document, indent=1) + "\n").encode()
@@ -128,24 +132,26 @@ class Roots:
     def live(self) -> tuple[dict[str, list[str]], set[str]]:
         """Image ids in use, each with who uses it, and the shared checkouts in use.
 
-        Roots whose project or environment is gone are dropped. Call under :meth:`collecting`.
+        Roots whose project or environment is gone are dropped; one that cannot be looked at
+        (no permission, a file system that is not mounted, a damaged disk) is an error: it may
+        use what would be taken. Call under :meth:`collecting`.
         """
         users: dict[str, list[str]] = {}
         checkouts: set[str] = set()
         for root in self.all():
             kind, path = str(root["kind"]), str(root["path"])
-            if kind == "environment":
-                stamp = read_stamp(path)
-                if stamp is None:
+            if kind in ("environment", "project"):
+                try:
+                    found = _look(kind, path, str(root.get("mount", "")))
+                except _Unsure as unsure:
+                    where, what = unsure.args
+                    hint = f"if nothing there uses this store: rm {self._file(kind, path)}"
+                    raise WainError(where, f"{what}; a {kind} there may use images", hint) from None
+                if found is None:
                     self.forget(kind, path)
                     continue
-                ids = [stamp.image]
-                checkouts.add(stamp.checkout)
-            elif kind == "project":
-                if not os.path.isdir(path):
-                    self.forget(kind, path)
-                    continue
-                ids = [one for by_target in read_tags(path).values() for one in by_target.values()]
+                ids, names = found
+                checkouts |= names
             else:
                 listed = root.get("images", [])
                 ids = [str(one) for one in listed] if isinstance(listed, list) else []
@@ -153,6 +159,53 @@ class Roots:
                 users.setdefault(image_id, []).append(f"{kind} {path}")
         checkouts.discard("")
         return users, checkouts
+
+
+class _Unsure(Exception):
+    """Whether something is still there cannot be told. ``args``: where, and why."""
+
+
+def _look(kind: str, path: str, mount: str) -> tuple[list[str], set[str]] | None:
+    """The image ids and shared checkouts that something uses; None when it is gone."""
+    # Below a mount point without its file system everything looks removed.
+    if mount and not os.path.ismount(mount):
+        raise _Unsure(path, f"the file system at {mount} is not mounted")
+    try:
+        if kind == "project":
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                return None
+            tags = read_tags(path)
+            return [one for by_target in tags.values() for one in by_target.values()], set()
+        stamp = _stamp(path)
+        there = [stamp] if stamp else list(filter(None, map(_stamp, set_aside(path))))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except WainError as error:
+        raise _Unsure(error.where, error.what) from None
+    except OSError as error:
+        where = os.fsdecode(error.filename) if error.filename else path
+        raise _Unsure(where, f"cannot be read: {error.strerror or error}") from None
+    return ([one.image for one in there], {one.checkout for one in there}) if there else None
+
+
+def _stamp(environment: str) -> Stamp | None:
+    """The stamp of an environment; None for none, or a folder of somebody else. Raises OSError."""
+    path = f"{environment}/{NAME}"
+    try:
+        with open(path, "rb") as stream:
+            stamp = parse_stamp(stream.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stamp is None:
+        raise _Unsure(path, "is damaged, or of another release of wain")
+    return stamp
+
+
+def _mount_point(path: str) -> str:
+    """Where the file system begins that a path is on."""
+    while not os.path.ismount(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def tags_path(project: str) -> str:
@@ -168,7 +221,9 @@ def read_tags(project: str) -> dict[str, dict[str, str]]:
             document = json.loads(stream.read())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise WainError(path, f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise WainError(path, f"cannot be read: {error}", "restore or remove it") from None
     try:
         if document["format"] != 1:

@@ -104,10 +104,14 @@ def load_stamp(path: str) -> Stamp | None:
     """The stamp in a file; None when there is none that can be read."""
     try:
         with open(path, "rb") as stream:
-            text = stream.read().decode("utf-8", "surrogateescape")
+            return parse_stamp(stream.read())
     except OSError:
         return None
-    lines = text.split("\n")
+
+
+def parse_stamp(data: bytes) -> Stamp | None:
+    """The stamp that these bytes are; None when they are none."""
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
     if lines[0] != _MAGIC or lines[-1]:
         return None
     fields: dict[str, str] = {}

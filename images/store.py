@@ -345,16 +345,25 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def collect(self, live_keys: Iterable[Key], live_ids: Iterable[str]) -> Freed:
+    def collect(
+        self,
+        live_keys: Iterable[Key],
+        live_ids: Iterable[str],
+        then: Callable[[], None] | None = None,
+    ) -> Freed:
         """Remove every object and manifest that is not named, under the exclusive lock.
 
         Raises LockedError while somebody writes. The arguments may be generators: they are
-        read after the lock is held, so that what they look up cannot change any more.
+        read after the lock is held, so that what they look up cannot change any more. *then*
+        runs before the lock is freed, for what else only the removed ones needed.
         """
         with self.exclusive():
             keep, ids = set(live_keys), set(live_ids)
             try:
-                return self._remove(keep, ids)
+                freed = self._remove(keep, ids)
+                if then:
+                    then()
+                return freed
             except OSError as error:
                 raise failed(error.filename or self.root, error) from None
 

@@ -119,6 +119,14 @@ def alone(folder: str, place: str, on_wait: Callable[[], None] | None = None) ->
         os.close(descriptor)
 
 
+def set_aside(place: str) -> list[str]:
+    """What a cut between two renames left of the folder at *place*. Raises OSError."""
+    parent, name = os.path.split(place)
+    found = [one for one in os.listdir(parent)
+             if one.startswith(f".{name}{_MARK}") and one.endswith(_ASIDE)]  # fmt: skip
+    return [f"{parent}/{one}" for one in sorted(found)]
+
+
 def clean_up(place: str) -> list[str]:
     """Remove what makers that died left beside *place*; put back what a cut set aside."""
     parent, name = os.path.split(place)

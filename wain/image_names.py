@@ -152,17 +152,15 @@ def arguments_gc(parser: argparse.ArgumentParser) -> None:
 
 def run_gc(args: argparse.Namespace, out: Output) -> int:
     """Remove what no tag, environment, export or fleet uses."""
+    from builder.kept import sweep
+
     catalog = open_catalog(args)
     if args.forget_exports and not args.dry_run:
         with catalog.roots.adding():
             for root in catalog.roots.all():
                 if root["kind"] == "export":
                     catalog.roots.forget("export", str(root["path"]))
-    freed, users = catalog.collect(args.dry_run)
-    if not args.dry_run:
-        from builder.kept import sweep
-
-        sweep(catalog.store)
+    freed, users = catalog.collect(args.dry_run, then=lambda: sweep(catalog.store))
     for image_id, who in sorted(users.items()):
         out.detail(f"{short(image_id)} is used by {', '.join(who)}")
     verb = "would free" if args.dry_run else "freed"

@@ -8,17 +8,20 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from images import swap
 from images.catalog import Catalog, ImageDocument
 from images.environment import recreate
 from images.errors import LockedError, UsageError, WainError
 from images.interpreter import running_interpreter
 from images.layout import StoreError
 from images.store import Store
+from tests.support import mounts
 from tests.support.made_images import keep, make_document, make_image, module, regular
 
 HERE = running_interpreter()[1]
@@ -201,6 +204,124 @@ def test_an_unreadable_root_stops_collection(catalog: Catalog) -> None:
     assert present(catalog, image) == [True]
 
 
+def _no_permission(path: Path) -> None:
+    path.chmod(0)
+
+
+def _damaged_stamp(path: Path) -> None:
+    (path / ".wain-env").write_bytes(b"")
+
+
+def _stamp_is_a_folder(path: Path) -> None:
+    (path / ".wain-env").unlink()
+    (path / ".wain-env").mkdir()
+
+
+def _link_to_itself(path: Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to(path)
+
+
+def _removed(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def _file_above(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.write_text("")
+
+
+def _another_tools(path: Path) -> None:
+    (path / ".wain-env").unlink()
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[None]:
+    """Permissions count: root may read anything, so it puts its power down for a moment."""
+    if os.geteuid() == 0:
+        for folder, names, files in os.walk(tmp_path):
+            for name in [".", *names, *files]:
+                os.chown(os.path.join(folder, name), 65534, 65534, follow_symlinks=False)
+        for parent in (tmp_path.parent, tmp_path.parent.parent):
+            parent.chmod(0o755)
+        os.seteuid(65534)
+    yield
+    os.seteuid(os.getuid())
+
+
+@pytest.mark.row("S3")
+@pytest.mark.parametrize(
+    ("change", "gone", "what"),
+    [(_damaged_stamp, False, "environment"), (_stamp_is_a_folder, False, "environment"),
+     (_another_tools, True, "environment"),
+     *[(change, gone, what) for what in ("environment", "project")
+       for change, gone in ((_no_permission, False), (_link_to_itself, False), (_removed, True),
+                            (_file_above, True))]],
+)  # fmt: skip
+def test_only_what_is_surely_gone_is_let_go(
+    catalog: Catalog, tmp_path: Path, request: pytest.FixtureRequest,
+    what: str, change: Callable[[Path], None], gone: bool,
+) -> None:  # fmt: skip
+    """A root that cannot be looked at for a moment must not cost what it uses."""
+    image = keep(catalog, V1).image_id
+    path = tmp_path / "place" / "env"
+    if what == "environment":
+        recreate(catalog.store, image, str(path), HERE, mode="thin")
+        catalog.untag("latest")
+    else:
+        os.mkdir(path.parent)
+        os.rename(catalog.project, path)
+        catalog.project = str(path)
+        catalog.tag("latest", image)
+    other = Catalog(catalog.store, str(tmp_path))
+    request.getfixturevalue("as_nobody")
+    change(path)
+    if gone:
+        other.collect()
+        assert present(other, image) == [False]
+        return
+    with pytest.raises(WainError, match=f"{path}.*; a {what} there may use images .*rm ") as error:
+        other.collect()
+    assert present(other, image) == [True]
+    # The hint is true.
+    os.unlink(error.value.hint.rpartition("rm ")[2])
+    other.collect()
+
+
+@pytest.mark.root
+@pytest.mark.row("S3")
+@pytest.mark.parametrize("what", ["environment", "project"])
+def test_what_is_not_mounted_is_not_gone(catalog: Catalog, tmp_path: Path, what: str) -> None:
+    image = keep(catalog, V1).image_id
+    with mounts.tmpfs(tmp_path) as disk:
+        if what == "environment":
+            recreate(catalog.store, image, str(disk / "env"), HERE)
+        else:
+            Catalog(catalog.store, str(disk)).tag("v1", image)
+        catalog.untag("latest")
+        catalog.collect()
+        aside = tmp_path / "aside"
+        aside.mkdir()
+        subprocess.run(["mount", "--move", disk, aside], check=True)
+        try:
+            with pytest.raises(WainError, match=f"file system at {disk} is not mounted"):
+                catalog.collect()
+        finally:
+            subprocess.run(["mount", "--move", aside, disk], check=True)
+        assert present(catalog, image) == [True]
+
+
+def test_an_environment_that_a_cut_set_aside_is_a_root(catalog: Catalog, tmp_path: Path) -> None:
+    image = keep(catalog, V1).image_id
+    recreate(catalog.store, image, str(tmp_path / "env"), HERE, mode="thin")
+    catalog.untag("latest")
+    (tmp_path / "env").rename(tmp_path / ".env.wain-new-0123-old")
+    catalog.collect()
+    assert present(catalog, image) == [True]
+    swap.clean_up(str(tmp_path / "env"))
+    subprocess.run([tmp_path / "env" / "bin" / "python", "-c", "import alpha.m1"], check=True)
+
+
 @pytest.mark.row("S3")
 def test_collection_waits_for_nobody_and_takes_nothing_from_a_writer(catalog: Catalog) -> None:
     with catalog.store.writing():
@@ -236,6 +357,24 @@ def test_what_becomes_live_while_the_live_are_counted_stays(
         catalog.collect()
     thread.join(60)
     assert present(catalog, *made) == [True]
+
+
+@pytest.mark.row("S3")
+def test_nobody_writes_before_all_of_a_collection_is_done(catalog: Catalog) -> None:
+    """The documents too: those of an image that is built again must not go with the old ones."""
+    image = keep(catalog, V1)
+    catalog.untag("latest")
+    held = []
+
+    def try_to_write() -> None:
+        assert not os.path.exists(f"{catalog.store.root}/images/{image.image_id}.json")
+        with suppress(LockedError), catalog.store.exclusive():
+            held.append("free")
+
+    catalog.collect(then=try_to_write)
+    assert held == []
+    with catalog.store.exclusive():
+        pass
 
 
 def _collect_forever(root: str, project: str) -> None:
