@@ -25,6 +25,7 @@ A link's text is ``releases/<id>`` for a release; any other text is something ad
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -93,6 +94,21 @@ def save(root: str, state: State) -> None:
     # A dead session may have left it; the lock is ours, so nobody is writing it now.
     durable.discard(temporary)
     durable.write_file(path, agent_json.dumps(state) + b"\n", temporary)
+
+
+def save_in_need(root: str, state: State) -> None:
+    """As `save`, for the end of a change: on a full disk, what can be made anew gives its room."""
+    try:
+        save(root, state)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        for folder in ("agent", "seals"):
+            for name in os.listdir(f"{root}/{folder}") if os.path.isdir(f"{root}/{folder}") else ():
+                # The agent itself and its timer stay; its bytecode and the seals go.
+                if is_image_id(name[:64]) and not name.endswith(".pyz"):
+                    durable.discard(f"{root}/{folder}/{name}")
+        save(root, state)
 
 
 def link_of(image: str) -> str:

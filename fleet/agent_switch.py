@@ -192,12 +192,17 @@ def go_back(root: str, generation: int, reason: str, request: Request) -> list[A
     # The hooks ran for the new release only if it was active; a cut way back starts again.
     active = pending["phase"] == "reverting" or agent_state.read_link(root)[0] != back
     pending["phase"], pending["reason"] = "reverting", reason
-    agent_state.save(root, state)
+    try:  # noqa: SIM105 - contextlib costs more than all this
+        agent_state.save_in_need(root, state)
+    except OSError:
+        # A full disk keeps nobody on a release that failed: a link needs no room. The record
+        # then says what it said, and whoever finds it sees the link back where it was.
+        pass
     agent_state.set_link(root, back)
     results = _hooks(root, pending, agent_state.release_of(back)) if active else []
     state["generation"] += 1
     _settle_at(state, back, "reverted", reason)
-    agent_state.save(root, state)
+    agent_state.save_in_need(root, state)
     agent_timer.disarm(root)
     agent_state.record(
         root, state, "revert", request, id=pending["to"], reason=reason, hooks=results
@@ -310,5 +315,5 @@ def _finish_rollback(root: str, state: State) -> str:
     if done:
         state["seen"] = {**state["seen"], pending["to"]: state["generation"]}
     _settle_at(state, link if done else pending["back"], "rolled back" if done else "stayed", "")
-    agent_state.save(root, state)
+    agent_state.save_in_need(root, state)
     return "finished a rollback" if done else ""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fleet.agent import Agent
 
 TICK = 0.1  # seconds between looks at the deadline
+TRIES = 6000  # to go back where the disk refuses: ten minutes and more
 PATIENCE = 5.0  # seconds the timer waits for the lock before it ends the agent that armed it
 
 
@@ -146,6 +147,7 @@ def _fire(root: str, generation: int, armer: int, started: str) -> None:
 
     request: dict[str, Any] = {"verb": "revert", "by": {"who": "revert timer"}}
     end = time.monotonic() + PATIENCE
+    tries = TRIES
     while True:
         try:
             lock = agent_lock.acquire(root, request, 1.0)
@@ -156,9 +158,16 @@ def _fire(root: str, generation: int, armer: int, started: str) -> None:
             continue
         found = deadline(root)
         if found and found[0] == generation and found[1] <= time.monotonic():
-            agent_switch.go_back(root, generation, "not confirmed in time", request)
-            os._exit(0)
+            try:
+                agent_switch.go_back(root, generation, "not confirmed in time", request)
+                os._exit(0)
+            except OSError:
+                # A disk that is full or fails now may do better later.
+                tries -= 1
+                if not tries:
+                    os._exit(1)
         os.close(lock)  # a step moved the deadline, or ended the switch, while we waited
+        time.sleep(TICK)
         _wait(root, generation)
 
 

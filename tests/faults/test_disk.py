@@ -132,6 +132,26 @@ def test_full_after_so_many_blocks(
     assert done or blocks < 50
 
 
+@pytest.mark.row("D1")
+@pytest.mark.parametrize("who", ["controller", "timer"])
+def test_a_disk_that_is_full_when_the_switch_has_to_go_back(
+    memory: Path, host_on: Callable[[Path], Host], images: list[Manifest], who: str
+) -> None:
+    """The new release filled it, say: that is no reason to stay on it."""
+    host = host_on(memory)
+    with host.open() as session:
+        host.stage(session, images[2])
+        generation = host.switch(session, images[2], after=0.5 if who == "timer" else 60)
+        fill(memory / "filler")
+        if who == "controller":
+            session.revert(generation, "unhealthy")
+    until(lambda: host.current == images[1].image_id)
+    whole(host, images, "full")
+    until(lambda: host.state().pending is None)
+    (memory / "filler").unlink()
+    recovers(host, images, "room again")
+
+
 @pytest.mark.row("D2")
 def test_read_only_between_two_contacts(
     memory: Path, host_on: Callable[[Path], Host], images: list[Manifest]
