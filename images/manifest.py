@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from operator import lt
 
 from images.errors import WainError
 
@@ -57,11 +58,7 @@ _HEX64 = re.compile(r"[0-9a-f]{64}")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,14}")
 _OWNER = re.compile(r"-|[a-z0-9]+(?:-[a-z0-9]+)*")
 _UNSAFE_CHARACTER = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\\\\\ud800-\\udfff]")
-# What only a path that breaks a rule has, in the text of all paths with a newline around each.
-_SUSPICIOUS = (
-    *("//", "/./", "/../", "/.\n", "/..\n", "/\n"),
-    *("\n/", "\n./", "\n../", "\n.\n", "\n..\n", "\n\n"),
-)
+_NO_NAMES = frozenset({"", ".", ".."})
 
 
 class ManifestError(WainError):
@@ -276,7 +273,6 @@ def _all_clean(body: str, rows: list[list[str]]) -> bool:
             return False
     except ValueError:
         return False
-    lines = "\n" + "\n".join(paths) + "\n"
     return (
         KINDS.issuperset(kinds)
         and {"x", "-"}.issuperset(flags)
@@ -287,8 +283,25 @@ def _all_clean(body: str, rows: list[list[str]]) -> bool:
         and all(map(_OWNER.fullmatch, set(owners)))
         and max(map(len, paths)) <= MAX_NAME
         and names.isprintable()
-        and not any(part in lines for part in _SUSPICIOUS)
+        and _all_named(paths)
     )
+
+
+def _all_named(paths: Iterable[str]) -> bool:
+    """Whether all parts of all paths are names; each folder is looked at once."""
+    level = paths
+    seen: set[str] = set()
+    while level:
+        split = [path.rpartition("/") for path in level]
+        if not _NO_NAMES.isdisjoint({name for _, _, name in split}):
+            return False
+        # Of "/x", unlike of "x", the part before the last slash is empty.
+        if any(slash and not folder for folder, slash, _ in split):
+            return False
+        level = {folder for folder, _, _ in split} - seen
+        level.discard("")
+        seen |= level
+    return True
 
 
 def _line_problem(line: str) -> str:
@@ -312,7 +325,7 @@ def _line_problem(line: str) -> str:
 
 def _check_order(where: str, paths: tuple[str, ...], first: int) -> None:
     """Ascending without a duplicate, and no entry below another entry."""
-    if list(paths) != sorted(set(paths)):
+    if not all(map(lt, paths, paths[1:])):
         for at in range(1, len(paths)):
             if paths[at - 1] >= paths[at]:
                 word = "twice" if paths[at - 1] == paths[at] else "out of order"

@@ -14,9 +14,9 @@ import stat
 
 from images import durable
 from images.errors import WainError
+from images.forks import can_fork, in_processes
 from images.layout import SuspectError, is_sound
-from images.manifest import folders, path_problem
-from images.parallel import parallel
+from images.manifest import path_problem
 from images.place import FOLDER_MODE, WAYS, Placer, write_own
 from images.render import Interpreter, link_target, prefix_problem, render
 from images.scan import Drift, scan
@@ -50,9 +50,10 @@ else:
 
 __all__ = ["Checkout", "Drift", "Interpreter", "SuspectError", "checkout", "confine", "scan"]
 
-# Folders down to here (lib/python3.11/site-packages) are made first; each one below, with all
-# that is in it, is one piece of work for a thread.
-_TOP = 3
+# A copy of the process costs a few milliseconds: fewer files than this are made without one.
+_FEW = 2000
+# A folder with more than this below it is divided, so that no process waits long for another.
+_PIECE = 200
 
 
 def confine(path: str) -> None:
@@ -136,39 +137,37 @@ class _Work:
         self.chmod = stat.S_IMODE(os.lstat(root).st_mode) != FOLDER_MODE
         if self.chmod:
             os.chmod(root, FOLDER_MODE)
-        self.counts: list[tuple[str, int]] = []
-        self.suspect: list[Entry] = []
+        self.counts: dict[str, int] = {}
 
     def place_files(self) -> None:
         """Make all folders and all plain files. Raises OSError, SuspectError."""
-        entries = self.manifest.entries
-        inside: dict[str, list[Entry]] = {}
-        for entry in entries:
-            inside.setdefault(entry.path.rpartition("/")[0], []).append(entry)
-        pieces: dict[str, list[str]] = {}
-        for folder in sorted(folders(entry.path for entry in entries)):
-            if folder.count("/") < _TOP:
-                self.make_folder(folder)
-                pieces[folder] = []
-            else:
-                pieces.setdefault("/".join(folder.split("/", _TOP + 1)[: _TOP + 1]), []).append(
-                    folder
-                )
-        pieces[""] = []
+        first, pieces = _pieces(self.manifest.entries)
+        for folder in first:
+            self.make_folder(folder)
+        total = len(self.manifest.entries)
+        ahead = [0]
+        for piece in pieces:
+            ahead.append(ahead[-1] + sum(len(entries) for _, entries in piece))
 
-        def place(piece: tuple[str, list[str]]) -> None:
-            top, below = piece
-            for folder in below:
-                self.make_folder(folder)
-                self.place_entries(inside.get(folder, ()))
-            if not below:
-                self.place_entries(inside.get(top, ()))
+        def place(numbers: Iterable[int]) -> tuple[dict[str, int], list[int], str]:
+            self.counts.clear()
+            suspect: list[int] = []
+            for number in numbers:
+                for folder, entries in pieces[number]:
+                    if folder:
+                        self.make_folder(folder)
+                    suspect += self.place_entries(entries)
+            return self.counts, suspect, self.placer.fallback
 
-        # The largest first: the last one running decides how long it takes.
-        order = sorted(pieces.items(), key=lambda piece: -len(piece[1]))
-        parallel(place, order, self.report, chunk=1)
-        self.replace_suspects()
-        self.report(0)
+        if total < _FEW or not can_fork():
+            done = [place(range(len(pieces)))]
+        else:
+            done = in_processes(place, len(pieces), lambda number: self.report(ahead[number]))
+        counts = [dict(one) for one, _, _ in done]
+        self.counts = {way: sum(one.get(way, 0) for one in counts) for way in WAYS}
+        self.placer.fallback = "".join([reason for _, _, reason in done if reason][:1])
+        self.replace_suspects([self.manifest.entries[at] for _, ats, _ in done for at in ats])
+        self.report(total)
 
     def make_folder(self, folder: str) -> None:
         path = f"{self.root}/{folder}"
@@ -176,13 +175,11 @@ class _Work:
         if self.chmod:
             os.chmod(path, FOLDER_MODE)
 
-    def place_entries(self, entries: Iterable[Entry]) -> None:
-        count: dict[str, int] = {}
+    def place_entries(self, entries: Iterable[tuple[int, Entry]]) -> list[int]:
+        """Make these plain files; returns which were not: their objects look changed."""
+        count, suspect = self.counts, []
         root, placer = self.root, self.placer
-        for entry in entries:
-            kind, executable, sha256, size, _, path = entry
-            if kind != "file":
-                continue
+        for at, (_, executable, sha256, size, _, path) in entries:
             if not size:
                 write_own(f"{root}/{path}", b"", executable)
                 continue
@@ -192,36 +189,72 @@ class _Work:
             except FileNotFoundError:
                 status = None
             if status is None or not is_sound(status, executable, size):
-                self.suspect.append(entry)
+                suspect.append(at)
                 continue
             way = placer.place(source, f"{root}/{path}", executable)
             count[way] = count.get(way, 0) + 1
-        self.counts += count.items()
+        return suspect
 
-    def replace_suspects(self) -> None:
-        if not self.suspect:
+    def replace_suspects(self, entries: list[Entry]) -> None:
+        if not entries:
             return
-        entries, self.suspect = self.suspect, []
         bad = {one.key for one in self.store.heal(sorted({entry.key for entry in entries}))}
         if not bad:
-            self.place_entries(entries)
-            entries = self.suspect  # of another size than the manifest says
-            bad = {entry.key for entry in entries}
+            left = self.place_entries(enumerate(entries))
+            bad = {entries[at].key for at in left}  # of another size than the manifest says
         if bad:
             owners = sorted({entry.owner for entry in self.manifest.entries if entry.key in bad})
             raise SuspectError(self.store.root, sorted(bad), owners)
 
-    def report(self, _: int) -> None:
+    def report(self, done: int) -> None:
         if self.on_progress:
-            done = sum(count for _, count in list(self.counts))
             self.on_progress("Checking out", done, len(self.manifest.entries))
 
     def result(self) -> Checkout:
-        reflinked, hardlinked, copied = (
-            sum(count for made, count in self.counts if made == way) for way in WAYS
-        )
+        reflinked, hardlinked, copied = (self.counts.get(way, 0) for way in WAYS)
         total = len(self.manifest.entries)
         return Checkout(total, reflinked, hardlinked, copied, self.placer.fallback)
+
+
+def _pieces(
+    entries: Iterable[Entry],
+) -> tuple[list[str], list[list[tuple[str, list[tuple[int, Entry]]]]]]:
+    """The folders to make first, in order, and pieces of work that need nothing else.
+
+    A piece is a list of (folder to make or "", its plain files with their places in
+    ``entries``), a folder before what is in it.
+    """
+    inside: dict[str, list[tuple[int, Entry]]] = {}
+    for at, entry in enumerate(entries):
+        files = inside.setdefault(entry[5].rpartition("/")[0], [])
+        if entry[0] == "file":
+            files.append((at, entry))
+    below: dict[str, int] = {}  # what a folder costs, with all in it
+    for folder in sorted(inside, reverse=True):
+        cost = len(inside[folder]) + 3  # a folder costs about as much as three links
+        while True:
+            below[folder] = below.get(folder, 0) + cost
+            if not folder:
+                break
+            folder = folder.rpartition("/")[0]
+    first: list[str] = []
+    pieces: dict[str, list[tuple[str, list[tuple[int, Entry]]]]] = {}
+    roots: dict[str, str] = {}  # folder -> the one its piece begins with; none: made first
+    for folder in sorted(below):
+        parent = folder.rpartition("/")[0]
+        root = roots.get(parent) if folder else None
+        if root is not None:
+            roots[folder] = root
+            pieces[root].append((folder, inside.get(folder, [])))
+        elif not folder or below[folder] > _PIECE:
+            if folder:
+                first.append(folder)
+            pieces[f"{folder}/"] = [("", inside.get(folder, []))]
+        else:
+            roots[folder] = folder
+            pieces[folder] = [(folder, inside.get(folder, []))]
+    # The largest first: the last one running decides how long it takes.
+    return first, sorted(pieces.values(), key=lambda piece: -sum(len(files) for _, files in piece))
 
 
 def _place_rendered(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import images.forks
+import images.tree
 from images.errors import WainError
 from images.layout import FIXED_NS
 from images.manifest import Manifest
@@ -17,6 +19,15 @@ from images.place import Placer
 from images.store import Store
 from images.tree import Drift, SuspectError, checkout, confine, scan
 from tests.support.trees import FILES, INTERPRETER, SITE, put_image, sha
+
+
+@pytest.fixture(autouse=True)
+def _in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large images are made; the small ones of other tests are made in one."""
+    monkeypatch.setattr(images.tree, "_FEW", 0)
+    monkeypatch.setattr(images.tree, "_PIECE", 2)
+    monkeypatch.setattr(images.tree, "can_fork", lambda: True)
+    monkeypatch.setattr(images.forks, "cores", lambda: 3)
 
 
 @pytest.fixture

@@ -1,0 +1,138 @@
+"""One piece of work on all cores, in processes. Travels to hosts.
+
+For thousands of calls too short for threads: making a link takes the kernel a few
+microseconds, and handing Python's lock from thread to thread takes longer than that.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import sys
+
+from images.errors import WainError
+from images.parallel import cores
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn, TypeVar
+
+    # What marshal can carry: texts, numbers, and tuples, lists and tables of them.
+    Value = TypeVar("Value")
+
+_TOKEN = 4  # bytes of a piece's number in the pipe that hands them out
+MOST_PIECES = 8192  # so that all numbers fit into a pipe at once
+
+
+def can_fork() -> bool:
+    """Whether a copy of this process may go on by itself: not with other threads in it."""
+    threading = sys.modules.get("threading")
+    return threading is None or threading.active_count() == 1
+
+
+def in_processes(
+    work: Callable[[Iterator[int]], Value],
+    pieces: int,
+    on_take: Callable[[int], None] | None = None,
+) -> list[Value]:
+    """``work(numbers)`` in this process and in a copy of it for each further core.
+
+    ``numbers`` yields those below ``pieces`` (at most MOST_PIECES), each one to one process
+    only, in order. Returns what each process made of its own. ``on_take`` is told, in this
+    process, every number that it takes. The first OSError or WainError of ``work`` is raised;
+    so is a WainError when a process dies. When this returns or raises, no process is left.
+    """
+    if pieces > MOST_PIECES:
+        raise ValueError(f"{pieces} pieces, at most {MOST_PIECES} expected")
+    source, sink = os.pipe()
+    try:
+        os.write(sink, b"".join([number.to_bytes(_TOKEN, "little") for number in range(pieces)]))
+    finally:
+        os.close(sink)
+    helpers: list[tuple[int, int]] = []  # process id, descriptor its result comes from
+    try:
+        for _ in range(min(cores(), pieces) - 1):
+            helpers.append(_start(work, source))
+        results = [work(_numbers(source, on_take))]
+        while helpers:
+            process, descriptor = helpers[-1]
+            with open(os.dup(descriptor), "rb") as stream:
+                data = stream.read()
+            _end(*helpers.pop(), kill=False)
+            results.append(_result(process, data))
+        return results
+    finally:
+        # Whoever gave up may now remove what the others were writing.
+        for process, descriptor in helpers:
+            _end(process, descriptor, kill=True)
+        os.close(source)
+
+
+def _start(work: Callable[[Iterator[int]], Value], source: int) -> tuple[int, int]:
+    receiver, sender = os.pipe()
+    parent = os.getpid()
+    process = os.fork()
+    if process:
+        os.close(sender)
+        return process, receiver
+    return _helper(work, source, sender, parent)
+
+
+def _helper(
+    work: Callable[[Iterator[int]], Value], source: int, sender: int, parent: int
+) -> NoReturn:
+    """The life of a copy: nothing of what the original would do at its end happens here."""
+    try:
+        import signal
+
+        # A terminal interrupts all of its processes; the original ends this one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        answer: Any
+        try:
+            answer = ("done", work(_numbers(source, None, parent)))
+        except OSError as error:
+            answer = ("system", (error.errno, error.filename, error.filename2))
+        except WainError as error:
+            answer = ("error", (error.where, error.what, error.hint))
+        with open(sender, "wb") as stream:
+            stream.write(marshal.dumps(answer))
+    finally:
+        os._exit(0)
+
+
+def _numbers(source: int, on_take: Callable[[int], None] | None, parent: int = 0) -> Iterator[int]:
+    while True:
+        if parent and os.getppid() != parent:
+            return  # the original is gone, and nobody waits for the rest
+        token = os.read(source, _TOKEN)
+        if not token:
+            return
+        number = int.from_bytes(token, "little")
+        if on_take:
+            on_take(number)
+        yield number
+
+
+def _end(process: int, descriptor: int, kill: bool) -> None:
+    if kill:
+        import signal
+
+        # It cannot be gone, only dead: nobody else waits for it.
+        os.kill(process, signal.SIGKILL)
+    os.close(descriptor)
+    os.waitpid(process, 0)
+
+
+def _result(process: int, data: bytes) -> Any:
+    try:
+        kind, value = marshal.loads(data)
+    except (EOFError, ValueError, TypeError):
+        raise WainError(f"process {process}", "a helper of this command died") from None
+    if kind == "system":
+        number, name, other = value
+        raise OSError(number, os.strerror(number or errno.EIO), name, None, other)
+    if kind == "error":
+        raise WainError(*value)
+    return value
