@@ -6,9 +6,10 @@ set -eu
 as_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
 
 apt_install() {
-    apt-get install -y -q "$@" >/dev/null 2>&1 && return 0
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 && return 0
     apt-get update -q >/dev/null 2>&1 || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@" >/dev/null
+    apt-get install -y -q --no-install-recommends "$@" >/dev/null
 }
 
 case "$1" in
@@ -42,6 +43,13 @@ system)
     command -v ssh-keygen >/dev/null 2>&1 || missing="$missing openssh-client"
     command -v strace >/dev/null 2>&1 || missing="$missing strace"
     command -v rsync >/dev/null 2>&1 || missing="$missing rsync"
+    command -v gcc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+    for shell in dash zsh fish tcsh; do
+        command -v "$shell" >/dev/null 2>&1 || missing="$missing $shell"
+    done
+    command -v bsd-csh >/dev/null 2>&1 || missing="$missing csh"
+    # Only root can mount it.
+    [ "$(id -u)" != 0 ] || command -v mkfs.xfs >/dev/null 2>&1 || missing="$missing xfsprogs"
     [ -n "$missing" ] || exit 0
     if as_root; then
         echo "installing$missing"

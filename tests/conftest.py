@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -13,6 +14,11 @@ T = TypeVar("T")
 
 # CI sets this: a test that cannot run there fails instead of being left out.
 REQUIRE_ALL = os.environ.get("WAIN_TEST_REQUIRE_ALL") == "1"
+# What nobody can install: other releases of Python, what the kernel, libc or disk is.
+_GIVEN = re.compile(
+    r"no [Pp]ython ?\d|no (namespaces|landlock|none) here|interpreter of the system"
+    r"|glibc|file system|descriptors"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +53,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if REQUIRE_ALL:
                 pytest.fail(f"left out in a run that may leave nothing out: {reason}")
             pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that was left out for want of a program has failed."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if not _GIVEN.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"left out in a run that may leave nothing out: {reason}"
+    return report
 
 
 def _no_sshd() -> bool:

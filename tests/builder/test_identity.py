@@ -20,7 +20,8 @@ from tests.support.handmade import wheel_at
 from wheelhouse.target import Target
 
 # Each value of each column meets each value of every other column at least once:
-# root, umask, order, hash seed, jobs, locale and time zone, user.
+# root, umask, order, hash seed, jobs, locale and time zone, user ("other" is another uid, where
+# the tests run as root).
 RUNS = [
     ("a", 0o022, "sorted", "0", 1, "C", "UTC", "me"),
     ("a", 0o077, "x", "4242", 3, "de_DE.UTF-8", "Asia/Tokyo", "other"),
@@ -29,6 +30,13 @@ RUNS = [
     ("deep er/b", 0o077, "z", "0", 3, "C", "America/New_York", "other"),
     ("a", 0o022, "x", "random", 1, "tr_TR.UTF-8", "Asia/Tokyo", "other"),
 ]
+
+
+OTHER = 65534
+# It may read what is root's, as the interpreter of the tests may be; it owns nothing of it.
+AS_OTHER = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups",
+            "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
+            "--bounding-set=-all,+dac_read_search"]  # fmt: skip
 
 
 @pytest.mark.index
@@ -50,10 +58,15 @@ def test_identity(
         shutil.copytree(wheels, folder / "wheels")
         for path in (folder / "wheels").iterdir():
             os.utime(path, (number * 10**8, number * 10**8))
+        as_user = AS_OTHER if user == "other" and os.geteuid() == 0 else []
+        if as_user:
+            os.chown(folder, OTHER, OTHER)
+            for parent in (tmp_path.parent, tmp_path.parent.parent):
+                parent.chmod(0o755)
         done = subprocess.run(
             [
-                sys.executable, "-m", "tests.support.assemble_run", str(folder / "store"),
-                str(folder / "wheels"), python, str(jobs), order,
+                *as_user, sys.executable, "-m", "tests.support.assemble_run",
+                str(folder / "store"), str(folder / "wheels"), python, str(jobs), order,
             ],
             capture_output=True, text=True, umask=umask, cwd=Path(__file__).parents[2],
             env={
@@ -65,6 +78,8 @@ def test_identity(
         assert done.returncode == 0, done.stderr
         ids.add(done.stdout)
         assert list((folder / "store" / "tmp").iterdir()) == []
+        owner = (folder / "store" / "format").stat().st_uid
+        assert owner == (OTHER if as_user else os.geteuid())
     assert len(ids) == 1, "another image id"
     (image_id,) = ids
     store = Store(str(tmp_path / "0" / "a" / "store"))

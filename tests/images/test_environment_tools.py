@@ -193,9 +193,8 @@ def test_running_writes_no_bytecode_into_the_store(place: Place, options: list[s
     assert place.say("import alpha.m0, beta; print(alpha.m0.N)", *options) == "0"
 
 
+@pytest.mark.parametrize("place", ["thin"], indirect=True)
 def test_no_path_of_a_thin_environment_leads_into_the_store(place: Place) -> None:
-    if place.mode == "thick":
-        pytest.skip("a thick environment has no shared checkout")
     for folder, names, files in os.walk(place.path):
         for name in names + files:
             target = os.path.realpath(os.path.join(folder, name))

@@ -1,4 +1,4 @@
-"""File systems of their own for tests: a small tmpfs, and an ext4 that loses its power.
+"""File systems of their own for tests: a small tmpfs, an XFS, and an ext4 that loses its power.
 
 Needs root. Everything is unmounted and removed at the end, whatever happened in between.
 """
@@ -61,6 +61,29 @@ def tmpfs(folder: Path, options: str = "size=64m") -> Iterator[Path]:
     finally:
         _run("mount", "-o", "remount,rw", str(path))
         unmount(path)
+
+
+@contextmanager
+def xfs(folder: Path) -> Iterator[Path]:
+    """An XFS, whose files can share their blocks, in a file and mounted below ``folder``."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    image, path = folder / "xfs", folder / "disk"
+    path.mkdir()
+    with image.open("wb") as file:
+        file.truncate(300 << 20)
+    program = shutil.which("mkfs.xfs", path="/sbin:/usr/sbin:/bin:/usr/bin")
+    if program is None:
+        _missing("mkfs.xfs is not installed (apt-get install xfsprogs)")
+    done = _run(str(program), "-q", "-m", "reflink=1", str(image))
+    done = done if done.returncode else _run("mount", "-o", "loop", str(image), str(path))
+    if done.returncode:
+        _missing(f"no XFS can be mounted here: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        unmount(path)
+        image.unlink()
 
 
 class Disk:
