@@ -133,19 +133,41 @@ def test_a_changed_shared_checkout_is_made_again(
 # What may be replaced
 
 
-def test_replaces_its_own_while_a_process_runs_from_it(store: Store, tmp_path: Path) -> None:
+RUNNING = """
+import alpha, os, sys
+held = open(alpha.__file__.replace('__init__', 'm1'))
+print('up', flush=True)
+input()
+import alpha.m2
+print(alpha.VERSION, held.read().split()[-1], alpha.m2.V, os.path.exists(sys.executable))
+try:
+    import gamma.one
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("mode", ["thick", "thin"])
+def test_replaces_its_own_while_a_process_runs_from_it(
+    store: Store, tmp_path: Path, mode: str
+) -> None:
+    """What it has loaded and opened stays as it was; what it imports later is the new one's."""
     path = tmp_path / "env"
-    recreate(store, make_image(store, V1), str(path), HERE)
+    recreate(store, make_image(store, V1), str(path), HERE, mode=mode)
     running = subprocess.Popen(
-        [path / "bin" / "python", "-c", "import alpha; print('up', flush=True); input();"
-         "print(alpha.VERSION)"],
+        [path / "bin" / "python", "-c", RUNNING],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert running.stdout is not None
     assert running.stdout.readline() == "up\n"
-    done = recreate(store, make_image(store, V2), str(path), HERE)
+    done = recreate(store, make_image(store, V2), str(path), HERE, mode=mode)
     assert done.placed == "exchanged"
-    assert running.communicate("\n", timeout=20)[0] == "1.0\n"
+    later = running.communicate("\n", timeout=20)[0].splitlines()
+    if mode == "thick":
+        assert later == ["1.0 '1.0' 2.0 True", "No module named 'gamma'"]
+    else:
+        # Its sys.path names the shared checkout, which other environments may use: all is old.
+        assert later == ["1.0 '1.0' 1.0 True"]
     assert say(path, "import alpha; print(alpha.VERSION)") == "2.0"
     assert sorted(os.listdir(tmp_path)) == ["env", "store"]
 
