@@ -73,6 +73,7 @@ class Agent:
         self.lock = -1
         self.owed = False  # whether bytes of the request are still to be read
         self.finish: Callable[[], None] | None = None  # what still reads them, to be waited for
+        self.name = ""  # of the image that was begun
         self.staged: dict[str, Manifest] = {}
         self.wanted: dict[tuple[str, bool], int] = {}
         self._store: Store | None = None

@@ -69,6 +69,7 @@ def observe(root: str, state: dict[str, Any]) -> dict[str, Any]:
         "confirmed": sorted(state["confirmed"], key=lambda image: state["confirmed"][image]),
         "quarantined": state["quarantined"],
         "foreign": foreign,
+        "name": state["name"],
         "last": state["last"],
     }
 

@@ -172,15 +172,23 @@ def clear(agent: Agent, request: Request) -> Answer:
 def adopt(agent: Agent, request: Request) -> Answer:
     """Accept what stands in the place of ``current``, whatever it is.
 
-    A folder moves to ``adopted/<n>`` and a link to it takes its place, in one exchange, so
-    there is no moment without it. A later way back leads to it again.
+    And the root of an application that is none of ``names``, where any are given: the next
+    roll-out gives it its own name. A folder moves to ``adopted/<n>`` and a link to it takes its
+    place, in one exchange, so there is no moment without it. A later way back leads to it again.
     """
     root = agent.root
     state = agent_state.load(root)
     if state["pending"] and agent_timer.is_armed(root):
         raise AgentError("pending", "a switch waits for its confirmation")
-    found = agent_state.foreign(root, state)
+    found, names = agent_state.foreign(root, state), texts(request, "names")
     link, other = agent_state.read_link(root)
+    if names and state["name"] not in ("", *names):
+        found = f"{found}; " * bool(found) + f"the root of {state['name']!a}"
+        state["name"] = ""
+        if not agent_state.foreign(root, state) and not state["pending"]:
+            agent_state.save(root, state)
+            agent_state.record(root, state, "adopt", request, found=found, link=link)
+            return {"adopted": found, "generation": state["generation"]}
     if not found and not state["pending"]:
         return {"adopted": "", "generation": state["generation"]}
     if other:

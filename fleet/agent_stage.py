@@ -18,7 +18,7 @@ import zlib
 from hashlib import sha256
 
 from fleet import agent_seal, agent_state
-from fleet.agent_errors import AgentError, image_id, running
+from fleet.agent_errors import AgentError, image_id, running, text
 from images.manifest import Manifest, folders
 from images.store import MAX_MANIFEST, StoreError
 
@@ -41,7 +41,7 @@ def begin(agent: Agent, request: Request) -> Answer:
     Answers with one bit for each object in the order of ``Manifest.objects()``, highest bit
     first.
     """
-    image, base = image_id(request), request.get("base")
+    image, base, name = image_id(request), request.get("base"), text(request, "name")
     sent = b"".join(agent.stream())
     if base:
         from images.delta import apply_delta
@@ -57,6 +57,11 @@ def begin(agent: Agent, request: Request) -> Answer:
     if found != image:
         raise AgentError("manifest", f"a manifest of id {found[:12]} came as {image[:12]}")
     state = agent_state.load(agent.root)
+    if name and state["name"] not in ("", name):
+        raise AgentError(
+            "root", f"{agent.root} is the root of {state['name']!a}, this is {name!a}",
+            "each application has a root of its own; wain fleet adopt gives this one away",
+        )  # fmt: skip
     if image in state["quarantined"]:
         raise AgentError("quarantined", f"image {image[:12]} is quarantined here: "
                          f"{state['quarantined'][image]}")  # fmt: skip
@@ -70,6 +75,7 @@ def begin(agent: Agent, request: Request) -> Answer:
     objects = manifest.objects()
     missing = agent.store.missing(objects)
     _check_space(agent, manifest, {key: objects[key] for key in missing})
+    agent.name = name
     agent.staged[image] = manifest
     agent.wanted = {key: objects[key] for key in missing}
     bits = bytearray((len(objects) + 7) // 8)
@@ -181,7 +187,10 @@ def checkout(agent: Agent, request: Request) -> Answer:
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,
             copied=done.copied, fallback=done.fallback,
         )  # fmt: skip
-    if image not in state["staged"] or answer["made"]:
+    unnamed = agent.name and not state["name"]
+    if unnamed:
+        state["name"] = agent.name
+    if image not in state["staged"] or answer["made"] or unnamed:
         state["staged"] = {**state["staged"], image: state["generation"]}
         agent_state.save(root, state)
         agent_state.record(root, state, "stage", request, id=image)

@@ -9,6 +9,7 @@ generation      counts switches, reverts, rollbacks
 current         the text of the link as the last settled change left it, or null
 previous        the text of the link before that, or null
 pending         an unconfirmed switch (see agent_switch), or null
+name            the application that has this root: the name its images have, or empty
 seen            image id -> generation at which it was last switched to
 confirmed       image id -> generation at which it was confirmed
 staged          image id -> generation at which it was checked out
@@ -46,6 +47,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "current": ((str, type(None)), None),
     "previous": ((str, type(None)), None),
     "pending": ((dict, type(None)), None),
+    "name": (str, ""),
     "seen": (dict, {}),
     "confirmed": (dict, {}),
     "staged": (dict, {}),

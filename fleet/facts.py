@@ -43,6 +43,7 @@ class HostState:
     """Where a host stands. Image ids are 64 hex digits; the generation orders everything.
 
     ``foreign`` says what stands in the place of ``current`` that is not ours, else empty.
+    ``name`` is the application whose root it is: its images' name, empty before the first.
     ``confirmed`` is in the order of confirmation. ``last`` is the last change: generation,
     what (confirmed, reverted, rolled back, adopted), id, reason.
     """
@@ -56,6 +57,7 @@ class HostState:
     quarantined: Mapping[str, str]
     foreign: str
     last: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,5 +224,6 @@ def facts_of(hello: Mapping[str, Any]) -> Facts:
             quarantined={image_in(one): text_in(why) for one, why in state["quarantined"].items()},
             foreign=text_in(state["foreign"]),
             last=record_in(state["last"]),
+            name=text_in(state["name"]),
         ),
     )

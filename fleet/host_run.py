@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from fleet.contact import open_session
 from fleet.duration import format_duration
@@ -138,7 +139,7 @@ class HostRun:
         """Once more what the plan checked: minutes may lie between."""
         problems: list[Problem] = [
             *target_problems(facts, self._wanted.needs),
-            *state_problems(facts, self._wanted.id),
+            *state_problems(facts, self._wanted.id, self._wanted.names),
         ]
         if problems:
             raise HostError(self._host.name, problems[0].kind, problems[0].text)
@@ -172,17 +173,17 @@ class HostRun:
                     )  # fmt: skip
 
     def _begin(self, session: Session) -> list[tuple[str, bool]]:
-        base = session.facts.state.current
+        base, owner = session.facts.state.current, session.facts.state.name
+        name = owner if owner in self._wanted.names else self._wanted.names[0]
+        common: dict[str, Any] = {"proof": self._wanted.proof, "name": name}
         delta = self._images.delta(base, self._wanted) if base else None
         if base and delta is not None:
             try:
-                return session.begin(
-                    self._wanted.manifest, delta=delta, base=base, proof=self._wanted.proof
-                )
+                return session.begin(self._wanted.manifest, delta=delta, base=base, **common)
             except HostError as error:
                 if error.kind != "base":
                     raise
-        return session.begin(self._wanted.manifest, proof=self._wanted.proof)
+        return session.begin(self._wanted.manifest, **common)
 
     def _slowly(self, session: Session, pack: Pack) -> Iterator[bytes]:
         """The pack at its bandwidth; a line that takes bytes at all is slow, not dead."""

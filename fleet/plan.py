@@ -149,7 +149,7 @@ def plan_host(
     if chosen is None:
         return replace(seen, problems=tuple(problems))
     seen = replace(seen, image=chosen.id)
-    problems = state_problems(answer, chosen.id)
+    problems = state_problems(answer, chosen.id, chosen.names)
     if problems:
         return replace(seen, problems=tuple(problems))
     if state.current == chosen.id:

@@ -8,6 +8,7 @@ blocks or inodes, or a root with something foreign in it are problems.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fleet.session import Facts
@@ -95,9 +96,23 @@ def room_problems(facts: Facts, room: Room) -> list[Problem]:
     return [Problem("space", text) for text in found]
 
 
-def state_problems(facts: Facts, image: str | None = None) -> list[Problem]:
-    """What stands in the way on the host itself: something foreign, a switch, a quarantine."""
-    found = []
+def name_problems(facts: Facts, names: Collection[str]) -> list[Problem]:
+    """The root is another application's: its images have none of these names."""
+    name = facts.state.name
+    if not names or name in ("", *names):
+        return []
+    expected = " or ".join(ascii(one) for one in sorted(names))
+    text = f"{facts.root} is the root of {name!a}, expected {expected}"
+    return [Problem("root", f"{text} (wain fleet adopt gives it to this one)")]
+
+
+def state_problems(
+    facts: Facts, image: str | None = None, names: Collection[str] = ()
+) -> list[Problem]:
+    """What stands in the way on the host itself: another application's root, something foreign,
+    a switch, a quarantine.
+    """
+    found = name_problems(facts, names)
     state = facts.state
     if state.foreign:
         found.append(Problem("foreign", f"{state.foreign} (wain fleet adopt accepts it)"))

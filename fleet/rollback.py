@@ -11,6 +11,7 @@ import time
 from fleet.contact import open_session
 from fleet.errors import HostError
 from fleet.inventory import Host
+from fleet.preflight import name_problems
 from fleet.session import Session
 from fleet.steps import (
     FAILED,
@@ -41,6 +42,8 @@ def roll_back(job: Job, host: Host, *, to: str | None = None, deep: bool = False
         state = session.facts.state
         if to is not None and state.current == to and not state.pending:
             return _outcome(host, UNCHANGED, session, began)
+        for problem in name_problems(session.facts, job.names):
+            raise HostError(host.name, problem.kind, problem.text)
         with step(job, host.name, "rollback"):
             image, generation = session.rollback(
                 to, state.current, generation=state.generation, deep=deep

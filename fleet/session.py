@@ -118,15 +118,16 @@ class Session(Line):
         delta: bytes | None = None,
         base: str | None = None,
         proof: Proof | None = None,
+        name: str = "",
     ) -> list[Key]:
         """Give the host a manifest, whole or as a delta to ``base``; the objects it lacks.
 
         ``delta`` is what images.delta made of both. Sorted as Manifest.objects(). Kind `base`:
         the host has no such base, send it whole. Kind `signature`: the host refuses ``proof``,
-        or its absence.
+        or its absence. Kind `root`: it is the root of an application of another ``name``.
         """
         sent = _packed(manifest) if delta is None else delta
-        request: dict[str, Any] = {"id": manifest.image_id}
+        request: dict[str, Any] = {"id": manifest.image_id, "name": name}
         if delta is not None:
             request["base"] = base
         if proof is not None:
@@ -272,9 +273,12 @@ class Session(Line):
             lambda a: [(text_in(image), number_in(pid)) for image, pid in a["processes"]],
         )  # fmt: skip
 
-    def adopt(self) -> str:
-        """Accept what stands in the place of ``current``; what that was."""
-        answer, _ = self.ask("adopt")
+    def adopt(self, names: Iterable[str] = ()) -> str:
+        """Accept what stands in the place of ``current``, or a root of none of ``names``.
+
+        What that was; empty when there was nothing to accept.
+        """
+        answer, _ = self.ask("adopt", {"names": list(names)})
         return self._read("adopt", answer, lambda a: text_in(a["adopted"]))
 
     def forget(self, *, force: bool = False) -> list[str]:

@@ -59,6 +59,7 @@ class Job:
     by: Mapping[str, str]
     on_step: StepListener = lambda host, step, row: None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    names: frozenset[str] = frozenset()  # of the images whose hosts these are; empty: any
 
     @property
     def limit(self) -> float:

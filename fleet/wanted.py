@@ -49,6 +49,13 @@ class Wanted:
         """The image id."""
         return self.document.id
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The application's name, the one asked for first; equal images may have several."""
+        known = (self.document.name, *self.document.aliases)
+        asked = self.label.partition(":")[0]
+        return (asked, *known) if asked in known else known
+
     @cached_property
     def packed_manifest(self) -> bytes:
         """The manifest as it is sent whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
 from fleet.errors import HostError
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Ask every host, and say what is in the way."""
     with open_fleet(args) as fleet:
         hosts = selected(fleet, args)
-        wanted = _wanted(fleet, args.image)
+        wanted, names = _wanted(fleet, args.image), fleet.applications
         tools: dict[str, list[Problem]] = {}
 
         def ask(host: Host, session: Session) -> None:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         rows, documents, kinds = [], {}, []
         for host in hosts:
             answer = answers[host.name]
-            problems = _problems(answer, wanted, tools.get(host.name, []))
+            problems = _problems(answer, wanted, tools.get(host.name, []), names)
             kinds += [problem.kind for problem in problems]
             notes = remarks(answer) if isinstance(answer, Facts) else []
             documents[host.name] = {
@@ -73,16 +74,18 @@ def _wanted(fleet: Fleet, image: str) -> list[Wanted]:
 
 
 def _problems(
-    answer: Facts | HostError, wanted: list[Wanted], tools: list[Problem]
+    answer: Facts | HostError, wanted: list[Wanted], tools: list[Problem], names: Collection[str]
 ) -> list[Problem]:
     if isinstance(answer, HostError):
         return [Problem(answer.kind, _text(answer))]
     found = list(tools)
+    # The one of several names that this root is of.
+    mine = [one for one in wanted if answer.state.name in one.names] or wanted
     chosen = None
-    if wanted:
-        chosen, problems = choose(answer, wanted)
+    if mine:
+        chosen, problems = choose(answer, mine)
         found += problems
-    return found + state_problems(answer, chosen.id if chosen else None)
+    return found + state_problems(answer, chosen.id if chosen else None, names)
 
 
 def _text(error: WainError) -> str:

@@ -114,7 +114,10 @@ def run_adopt(args: argparse.Namespace, out: Output) -> int:
         ):
             return 1
         with fleet_lock(fleet.folder, "adopt"):
-            found = each_host(fleet, hosts, lambda host, session: session.adopt(), "adopt")
+            names = sorted(fleet.applications)
+            found = each_host(
+                fleet, hosts, lambda host, session: session.adopt(names), "adopt", anybodys=True
+            )
         for name, answer in found.items():
             if not isinstance(answer, HostError):
                 out.say(f"{name}: {f'adopted: {answer}' if answer else 'nothing to adopt'}")

@@ -61,7 +61,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
             )
             control = Control(fleet.journal)
             display = Display(out, control, len(hosts))
-            job = Job(fleet.inventory.settings, {**by, "rollout": f"r{number}"})
+            job = Job(
+                fleet.inventory.settings, {**by, "rollout": f"r{number}"},
+                names=fleet.applications,
+            )  # fmt: skip
             with signals(control), display.running():
                 result = roll_back_all(
                     number=number, hosts=hosts, to=to, deep=args.deep, journal=fleet.journal,

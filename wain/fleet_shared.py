@@ -17,6 +17,7 @@ from fleet.inventory import Host, Inventory, load_inventory
 from fleet.journal import Journal
 from fleet.lock import fleet_lock, machine, whoami
 from fleet.pack import Packs
+from fleet.preflight import name_problems
 from fleet.session import Facts, Session
 from fleet.wanted import Comparisons, image_record
 from images.catalog import Catalog, make_state_folder
@@ -40,6 +41,17 @@ class Fleet:
         """Who is at work, for hosts' locks and histories."""
         controller = f"{machine()}:{self.folder}"
         return {"who": whoami(), "machine": machine(), "controller": controller, **more}
+
+    @property
+    def applications(self) -> frozenset[str]:
+        """The names of the images this project has tagged: whose roots these hosts' are."""
+        ids = {image for tagged in self.catalog.tags().values() for image in tagged.values()}
+        names = set()
+        for image in ids:
+            with contextlib.suppress(WainError):
+                document = self.catalog.document(image)
+                names.update([document.name, *document.aliases])
+        return frozenset(names)
 
     def name_of(self, image_id: str | None) -> str:
         """An image for people: its name, tags and short id."""
@@ -149,15 +161,22 @@ def selected(fleet: Fleet, args: argparse.Namespace) -> tuple[Host, ...]:
 
 
 def each_host(
-    fleet: Fleet, hosts: Iterable[Host], question: Callable[[Host, Session], R], why: str
-) -> dict[str, R | HostError]:
-    """Ask something of every host that may change it; answers in the order of the hosts."""
+    fleet: Fleet, hosts: Iterable[Host], question: Callable[[Host, Session], R], why: str,
+    *, anybodys: bool = False,
+) -> dict[str, R | HostError]:  # fmt: skip
+    """Ask something of every host that may change it; answers in the order of the hosts.
+
+    Not of another application's root, unless it may be ``anybodys``.
+    """
+    names = frozenset() if anybodys else fleet.applications
     hosts, by = list(hosts), fleet.by(reason=why)
     settings = fleet.inventory.settings
     found: dict[str, R | HostError] = {}
 
     def ask(host: Host) -> R:
         with open_session(host, settings, by=by) as session:
+            for problem in name_problems(session.facts, names):
+                raise HostError(host.name, problem.kind, problem.text)
             return question(host, session)
 
     def take(host: Host, answer: R | HostError) -> None:

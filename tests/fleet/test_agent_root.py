@@ -133,3 +133,21 @@ def test_a_planted_agent_folder(host: Host) -> None:
     os.chown(planted, 4711, -1)
     assert f"{planted} (uid 4711)" in refused(host)
     assert os.listdir(planted) == []
+
+
+@pytest.mark.row("V3")
+def test_a_root_of_another_application(host: Host, old: Manifest, new: Manifest) -> None:
+    with host.open() as session:
+        missing = session.begin(old, name="shop")
+        session.send_pack(host.packs.get(old, missing).pieces())
+        assert session.facts.state.name == ""
+        session.checkout(old.image_id)
+    with host.open() as session:
+        assert session.facts.state.name == "shop"
+        with pytest.raises(HostError, match="is the root of 'shop', this is 'blog'") as caught:
+            session.begin(new, name="blog")
+        assert caught.value.kind == "root"
+        assert session.adopt(["shop"]) == ""
+        assert session.adopt(["blog"]) == "the root of 'shop'"
+        session.begin(new, name="blog")
+    assert not Path(host.root, "manifests", new.image_id).exists()

@@ -97,7 +97,7 @@ HELLO: dict[str, Any] = {
     "settled": "",
     "state": {"generation": 1, "current": "a" * 64, "previous": None, "pending": None,
               "releases": ["a" * 64], "confirmed": ["a" * 64], "quarantined": {"b" * 64: "bad"},
-              "foreign": "", "last": {"what": "confirmed"}},
+              "foreign": "", "name": "shop", "last": {"what": "confirmed"}},
 }  # fmt: skip
 
 
@@ -133,6 +133,7 @@ def changed(place: str, value: object) -> dict[str, Any]:
         ("state.current", 5), ("state.previous", []), ("state.releases", ["x"]),
         ("state.releases", 7), ("state.quarantined", []), ("state.quarantined", {"x": "y"}),
         ("state.last", "x"), ("state.pending", {"to": 1}), ("state.pending", "x"),
+        ("state.name", None),
         ("python", []), ("python.version", 3), ("free", ["a", "b"]), ("free", []),
         ("clock", "now"), ("clock", 1e300), ("libc", "x"), ("state", None), ("uid", None),
     ],

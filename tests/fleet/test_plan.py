@@ -43,7 +43,9 @@ def facts(**more: Any) -> Facts:
 
 
 def wanted(image: str = NEW, needs: Needs | None = None, target: str = "default") -> Wanted:
-    document = SimpleNamespace(id=image, name="shop", target=SimpleNamespace(name=target))
+    document = SimpleNamespace(
+        id=image, name="shop", aliases=(), target=SimpleNamespace(name=target)
+    )
     needs = needs or Needs("3.11", "cp311", "manylinux_2_28_x86_64", "a70d0d0a")
     return Wanted("shop:v2", cast(Any, document), cast(Any, None), needs)
 

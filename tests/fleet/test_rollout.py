@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -298,6 +299,43 @@ def test_what_hooks_need_is_looked_for_on_hosts_without_a_release(
     env_file.unlink()
     assert project.wain("rollout", "shop:v1", "--yes").document["result"] == "unchanged"
     assert set(project.currents().values()) == {image}
+
+
+@pytest.mark.row("V3")
+def test_a_root_belongs_to_one_application(project: Project, tmp_path: Path) -> None:
+    """Another project with the same root does not roll out, go back, prune or forget there."""
+    project.write(1)
+    image, newer = project.image("v1"), project.image("v2")
+    for tag in ("v1", "v2"):
+        assert project.wain("rollout", f"shop:{tag}", "--yes").code == 0
+    other = Project(tmp_path / "blog", project.store, name="blog")
+    other.folder.mkdir()
+    other.write(1)
+    theirs = other.image("v1", "blog", more=b"x")
+    before = json.dumps(json.loads((project.root("h1") / "state.json").read_text()))
+    check = other.wain("check")
+    assert (check.code, check.document["hosts"]["h1"]["kinds"]) == (3, ["root"])
+    for words, code in (
+        (["plan", "blog:v1"], 3), (["rollout", "blog:v1", "--yes"], 4),
+        (["rollout", "blog:v1", "--yes", "--stage-only"], 4), (["rollback", "--yes"], 1),
+        (["prune"], 1), (["forget", "h1", "--yes"], 1),
+    ):  # fmt: skip
+        ran = other.wain(*words)
+        assert ran.code == code, (words, ran.text)
+        said = ran.text + json.dumps(ran.document)
+        assert "is the root of 'shop', expected 'blog'" in said, words
+    assert project.current("h1") == newer
+    assert not (project.root("h1") / "releases" / theirs).exists()
+    assert json.dumps(json.loads((project.root("h1") / "state.json").read_text())) == before
+    assert project.wain("rollback", "--yes").code == 0
+    # Given away, in so many words: then it is the other's.
+    ran = other.wain("adopt", "--yes")
+    assert (ran.code, "the root of 'shop'" in ran.text) == (0, True)
+    assert other.wain("rollout", "blog:v1", "--yes").code == 0
+    assert project.current("h1") == theirs
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert (ran.code, "expected 'shop'" in json.dumps(ran.document)) == (4, True)
+    assert image != newer
 
 
 @pytest.mark.row("A4")

@@ -42,6 +42,7 @@ class Project:
     folder: Path
     store: Store
     hosts: list[str] = field(default_factory=list)
+    name: str = "shop"
 
     @property
     def catalog(self) -> Catalog:
@@ -49,11 +50,11 @@ class Project:
         return Catalog(self.store, str(self.folder))
 
     def image(self, tag: str, version: str = "", *, count: int = 5, **files: bytes) -> str:
-        """An image `shop:<tag>` with the package app; its id."""
+        """An image `shop:<tag>` (or the project's name) with the package app; its id."""
         own = {name.replace("__", "/"): data for name, data in files.items()}
         manifest = small_image(self.store, version or tag, own, count)
         packages = [Made("app", version or tag, {})]
-        self.catalog.put_document(make_document(manifest, packages))
+        self.catalog.put_document(make_document(manifest, packages, self.name))
         self.catalog.tag(tag, manifest.image_id)
         return manifest.image_id
 
