@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from images import durable
 from images.errors import UsageError, WainError
+from images.home import make_state_folder
 from images.roots import Roots, read_tags, tags_path
 from images.store import Freed, Store
 from images.swap import remove_tree
@@ -113,15 +114,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is not a text")
     return value
-
-
-def default_store() -> str:
-    """The folder of this user's store: ``WAIN_STORE``, else ``wain`` in the data folder."""
-    own = os.environ.get("WAIN_STORE")
-    if own:
-        return own
-    data = os.environ.get("XDG_DATA_HOME") or f"{os.path.expanduser('~')}/.local/share"
-    return f"{data}/wain"
 
 
 class Catalog:
@@ -327,16 +319,6 @@ def check_tag(tag: str) -> str:
     if not _NAME.fullmatch(tag):
         raise UsageError("", f"{tag[:60]!a} cannot be a tag", "letters, digits, . _ -")
     return tag
-
-
-def make_state_folder(folder: str) -> None:
-    """Make a project's ``.wain`` folder, ignored by git. Raises OSError."""
-    if not os.path.isdir(folder):
-        os.makedirs(folder, 0o755, exist_ok=True)
-    ignore = f"{folder}/.gitignore"
-    if not os.path.exists(ignore):
-        with open(ignore, "w", encoding="ascii") as stream:
-            stream.write("*\n")
 
 
 def _names(folder: str) -> Iterable[str]:

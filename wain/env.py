@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from typing import TYPE_CHECKING
 
 from images.stamp import boot_id, changed_inputs, read_stamp
 from wain import __version__
 from wain.output import Output
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from images.stamp import Stamp
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from images.errors import DifferenceError, UsageError, WainError
+from images.home import make_state_folder
 from images.interpreter import machine_problem, running_interpreter
-from images.stamp import Stamp, changed_inputs, write_stamp
+from images.stamp import Stamp, changed_inputs, load_stamp, write_stamp
+from wain import __version__
 from wain.output import Output
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from builder.spec import BuildSpec, TargetSpec
     from images.catalog import Catalog
-    from images.store import Store
 
 
 def recipe_path(folder: str, target: str) -> str:
@@ -24,22 +26,40 @@ def recipe_path(folder: str, target: str) -> str:
     return f"{folder}/.wain/recipes/{target or '-'}"
 
 
-def is_usable(known: Stamp, store: Store, folder: str) -> bool:
-    """Whether a remembered image is still here and still what its inputs lead to."""
-    from wain import __version__
+class Settings:
+    """What a project's files say about its environment: path as configured, mode, editable."""
 
-    return (
-        known.project == folder
-        and known.request.partition("|")[0] == __version__
-        and os.path.exists(f"{store.manifest_folder}/{known.image}")
-        and not changed_inputs(known)
-    )
+    __slots__ = ("editable", "mode", "path")
+
+    def __init__(self, path: str, mode: str, editable: bool) -> None:
+        self.path = path
+        self.mode = mode
+        self.editable = editable
+
+    def to_line(self) -> str:
+        """As it is kept with a recipe."""
+        return f"{__version__}|recipe|{self.mode}|{'editable' if self.editable else ''}|{self.path}"
+
+    @classmethod
+    def of(cls, spec: BuildSpec) -> Settings:
+        """What a configuration says."""
+        return cls(spec.env_path, spec.env_mode, bool(spec.project) and spec.editable)
 
 
-def remember(folder: str, target: str, stamp: Stamp) -> None:
+def recall(folder: str, target: str) -> tuple[Stamp, Settings] | None:
+    """The recipe for a target, when it is of this wain and all its inputs are what they were."""
+    known = load_stamp(recipe_path(folder, target))
+    if known is None or known.project != folder or changed_inputs(known):
+        return None
+    parts = known.request.split("|", 4)
+    if parts[:2] != [__version__, "recipe"] or len(parts) != 5:
+        return None
+    return known, Settings(parts[4], parts[2], parts[3] == "editable")
+
+
+def remember(folder: str, target: str, stamp: Stamp, settings: Settings) -> None:
     """Keep which image these inputs led to, so that the next time nothing is built."""
-    from images.catalog import make_state_folder
-
+    stamp.request = settings.to_line()
     try:
         make_state_folder(f"{folder}/.wain")
         os.makedirs(f"{folder}/.wain/recipes", exist_ok=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
 from images.errors import WainError
+from images.home import default_store
 from images.interpreter import python_of, running_interpreter
 from images.layout import SuspectError
 from images.render import Interpreter
@@ -20,16 +20,16 @@ from images.stamp import (
     Input,
     Stamp,
     boot_id,
-    load_stamp,
     read_input,
     read_stamp,
     write_stamp,
 )
 from wain.env import is_current, place, report
 from wain.env_check import check, survived
-from wain.env_image import build, choose_target, is_usable, recipe_path, remember, target_here
+from wain.env_image import Settings, build, choose_target, recall, remember, target_here
 from wain.output import Output
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from builder.spec import BuildSpec
     from images.environment import Editable, Recreated
@@ -41,13 +41,8 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace, out: Output, folder: str, wish: str, began: float) -> int:
     """Check, or make the environment what it should be."""
-    spec = None
-    path = place(folder, args.path) if args.path else ""
-    if not path:
-        # With an image named, a folder needs no wain.toml: it may be on the far side of an
-        # air gap, with nothing but the store.
-        spec = _spec(folder, optional=bool(args.image))
-        path = place(folder, spec.env_path if spec else ".venv")
+    wanted = _Wanted(args, folder)
+    path = place(folder, args.path or wanted.settings.path)
     stamp = read_stamp(path)
     if args.check:
         return check(args, out, path, stamp, wish, folder, began)
@@ -59,64 +54,92 @@ def run(args: argparse.Namespace, out: Output, folder: str, wish: str, began: fl
     from images.environment import check_place
 
     check_place(path, args.force)
-    return _make(args, out, spec, path, folder, wish, began)
+    return _make(args, out, wanted, path, folder, wish, began)
 
 
-def _spec(folder: str, optional: bool = False) -> BuildSpec | None:
-    from builder.spec import load_spec
+class _Wanted:
+    """What the project says: as it was remembered while nothing changed, else read again."""
 
-    if optional and not os.path.exists(f"{folder}/wain.toml"):
-        return None
-    return load_spec(folder)
+    def __init__(self, args: argparse.Namespace, folder: str) -> None:
+        self._args = args
+        self._folder = folder
+        self._spec: BuildSpec | None = None
+        self._settings: Settings | None = None
+        self._known: Stamp | None = None
+        if not args.force and not args.image:
+            known = recall(folder, args.target)
+            if known is not None:
+                self._known, self._settings = known
 
+    @property
+    def spec(self) -> BuildSpec:
+        """The configuration; reading it is a good part of making a thin environment."""
+        if self._spec is None:
+            from builder.spec import load_spec
 
-def _store(root: str) -> Store:
-    from images.store import Store
+            self._spec = load_spec(self._folder)
+        return self._spec
 
-    return Store(root)
+    @property
+    def settings(self) -> Settings:
+        """Path, mode, and whether the project is editable. Raises what load_spec raises."""
+        if self._settings is None:
+            # With an image named, a folder needs no wain.toml: it may be on the far side of an
+            # air gap, with nothing but the store.
+            if self._args.image and not os.path.exists(f"{self._folder}/wain.toml"):
+                self._settings = Settings(".venv", "thick", False)
+            else:
+                self._settings = Settings.of(self.spec)
+        return self._settings
+
+    def kept_in(self, store: Store) -> tuple[str, list[str]] | None:
+        """The remembered image when it is in this store, and the inputs that led to it."""
+        known = self._known
+        if known is None or known.store != store.root:
+            return None
+        if not os.path.exists(f"{store.manifest_folder}/{known.image}"):
+            return None
+        return known.image, [one.path for one in known.inputs]
 
 
 def _make(
     args: argparse.Namespace,
     out: Output,
-    spec: BuildSpec | None,
+    wanted: _Wanted,
     path: str,
     folder: str,
     wish: str,
     began: float,
 ) -> int:
     from images import environment
-    from images.catalog import Catalog, default_store
+    from images.roots import Roots
+    from images.store import Store
     from images.swap import alone
 
-    catalog = Catalog(_store(default_store()), folder)
-    store = catalog.store
+    store = Store(default_store())
 
     def waiting() -> None:
         out.say(f"{path}: another wain is making this environment, waiting for it")
 
-    with alone(catalog.roots.folder, path, waiting):
+    with alone(Roots(store).folder, path, waiting):
         stamp = read_stamp(path)
         if stamp is not None and not args.force and is_current(stamp, path, folder, wish):
             return report(out, stamp, path, False, began)
         if args.image:
+            from images.catalog import Catalog
+
+            catalog = Catalog(store, folder)
             target = args.target or target_here(catalog.candidates(args.image), catalog)
             image_id = catalog.resolve(args.image, target)
-            names: list[str] = [".wain/tags.json"]
+            names = [".wain/tags.json"]
         else:
-            if spec is None:
-                spec = _spec(folder)
-                assert spec is not None
-            recipe = recipe_path(folder, args.target)
-            known = None if args.force else load_stamp(recipe)
-            if known is not None and known.store == store.root and is_usable(known, store, folder):
-                image_id, names = known.image, [one.path for one in known.inputs]
-            else:
-                image_id, names = build(args, out, spec, catalog.project)
-        mode = "thin" if args.thin else spec.env_mode if spec else "thick"
+            image_id, names = wanted.kept_in(store) or build(args, out, wanted.spec, folder)
+        mode = "thin" if args.thin else wanted.settings.mode
         header = environment.image_header(store, image_id, mode)
         interpreter = _interpreter(header, args.python, path)
-        editable = _editable(out, spec, args, image_id, store, interpreter, path)
+        editable = None
+        if wanted.settings.editable and not args.image:
+            editable = _editable(out, wanted.spec, args.target, image_id, store, interpreter, path)
         names = list(dict.fromkeys([*names, interpreter.executable]))
         inputs = tuple(read_input(folder, name) for name in names)
 
@@ -126,7 +149,7 @@ def _make(
             if same == (image_id, mode, path, interpreter.executable, "", boot_id()):
                 _stamp_again(stamp, folder, wish, inputs, path)
                 if not args.image:
-                    remember(folder, args.target, stamp)
+                    remember(folder, args.target, stamp, wanted.settings)
                 return report(out, stamp, path, False, began)
 
         def recreate() -> Recreated:
@@ -139,12 +162,12 @@ def _make(
         try:
             done = recreate()
         except SuspectError as error:
-            _repair(out, catalog, store.manifest(image_id), error)
+            _repair(out, store, folder, store.manifest(image_id), error)
             done = recreate()
         fresh = read_stamp(path)
         assert fresh is not None
         if not args.image:
-            remember(folder, args.target, fresh)
+            remember(folder, args.target, fresh, wanted.settings)
     _say(out, done)
     return report(out, fresh, path, True, began)
 
@@ -179,34 +202,34 @@ def _interpreter(manifest: Manifest, program: str, path: str) -> Interpreter:
 
 def _editable(
     out: Output,
-    spec: BuildSpec | None,
-    args: argparse.Namespace,
+    spec: BuildSpec,
+    target: str,
     image_id: str,
     store: Store,
     interpreter: Interpreter,
     path: str,
 ) -> Editable | None:
-    """The project's editable files, where the project is in the image and editing is wanted."""
-    if spec is None or not spec.project or not spec.editable or args.image:
-        return None
+    """The project's editable files, where it has any."""
     from builder.editable import build_editable
 
-    target = choose_target(spec, args.target).name
+    target = choose_target(spec, target).name
     manifest = store.manifest(image_id)
     return build_editable(spec, target, manifest, interpreter, path, out.progress)
 
 
-def _repair(out: Output, catalog: object, manifest: Manifest, error: SuspectError) -> None:
+def _repair(
+    out: Output, store: Store, folder: str, manifest: Manifest, error: SuspectError
+) -> None:
     """Damaged objects: make them again from the wheels, or fail with what is damaged."""
     from builder.repair import repair_objects
     from images.catalog import Catalog
     from images.store import Bad
     from wain.image_verify import wheel_folders
 
-    assert isinstance(catalog, Catalog)
     out.warn(f"{error.what}; making them again from the wheels")
-    bad = [Bad(key, "changed", catalog.store.object_path(*key)) for key in error.keys]
-    with catalog.store.writing():
+    catalog = Catalog(store, folder)
+    bad = [Bad(key, "changed", store.object_path(*key)) for key in error.keys]
+    with store.writing():
         images = {manifest.image_id: manifest}
         if repair_objects(catalog, images, bad, wheel_folders(catalog), out.progress):
             raise error

@@ -20,8 +20,9 @@ from fleet.pack import Packs
 from fleet.preflight import name_problems
 from fleet.session import Facts, Session
 from fleet.wanted import Comparisons, image_record
-from images.catalog import Catalog, make_state_folder
+from images.catalog import Catalog
 from images.errors import UsageError, WainError
+from images.home import make_state_folder
 from wain.output import Output
 from wain.shared import open_catalog, short
 

@@ -28,8 +28,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Build each target's image; the first that fails ends the command."""
     from builder.image import build_image, check_image
     from builder.spec import load_spec
-    from images.catalog import Catalog, check_tag, default_store
+    from images.catalog import Catalog, check_tag
     from images.errors import UsageError
+    from images.home import default_store
     from images.store import Store
     from wain.output import human_bytes
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TextIO
 
 # A step that ends sooner than this is not worth a progress display. Seconds.
 _PATIENCE = 1.0

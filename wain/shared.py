@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def open_catalog(args: argparse.Namespace) -> Catalog:
     """The catalog of the folder a command works in, over this user's store."""
-    from images.catalog import Catalog, default_store
+    from images.catalog import Catalog
+    from images.home import default_store
     from images.store import Store
 
     return Catalog(Store(default_store()), args.directory)

@@ -16,8 +16,9 @@ from builder.source_tree import SourceError, copy_project, project_files
 from builder.spec import BuildSpec, TargetSpec, load_spec
 from builder.tracked import tracked_files
 from builder.wheels import MissingWheelError
-from images.catalog import Catalog, default_store
+from images.catalog import Catalog
 from images.errors import WainError
+from images.home import default_store
 from images.store import Store
 from tests.support.projects import lock_wheels, make_project
 from wain.cli import main

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from images.catalog import Catalog, default_store
+from images.catalog import Catalog
+from images.home import default_store
 from images.stamp import read_stamp
 from images.store import Store
 from tests.support.made_images import SITE, keep, module, namespaced, regular

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from images.catalog import Catalog, default_store
+from images.catalog import Catalog
+from images.home import default_store
 from images.manifest import Manifest
 from images.store import Store
 from tests.support.made_images import (
