@@ -61,3 +61,11 @@ def printable(text: str, limit: int = 400) -> str:
     if len(line) > limit:
         line = line[: limit - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def last_words(text: str, limit: int = 400) -> str:
+    """What a program wrote last, on one line; of a traceback, the line that says what it was."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if any(line.startswith("Traceback (most recent call last)") for line in lines):
+        text = lines[-1]
+    return printable(text, limit)

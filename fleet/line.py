@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fleet import agent_json, payload
-from fleet.errors import HostError, printable
+from fleet.errors import HostError, last_words, printable
 from fleet.frames import CHUNK, Closed, FrameError, Reader, frame
 from fleet.transport import Channel
 
@@ -103,7 +103,7 @@ class Line:
         return HostError(self.name, kind, what, hint, data if isinstance(data, dict) else None)
 
     def _not_started(self, python: str, noise: bytes) -> HostError:
-        status, said = self._channel.status(), printable(self._channel.stderr(), 200)
+        status, said = self._channel.status(), last_words(self._channel.stderr(), 200)
         shown = printable(noise.decode("utf-8", "replace"), 120)
         detail = "; ".join(text for text in (said, shown and f"it said: {shown}") if text)
         if status is not None and (status in (126, 127) or status < 0 or said or status):
@@ -116,7 +116,7 @@ class Line:
         return HostError(self.name, "timeout", f"no answer to {verb} within its deadline")
 
     def _died(self, verb: str, error: Exception | None = None) -> HostError:
-        status, said = self._channel.status(), printable(self._channel.stderr(), 200)
+        status, said = self._channel.status(), last_words(self._channel.stderr(), 200)
         parts = ["the agent or the connection ended"]
         if status is not None and status < 0:
             parts.append(f"signal {-status}")
