@@ -37,6 +37,26 @@ def fail(kind: str, what: str, hint: str = "") -> "NoReturn":
     raise SystemExit(0)
 
 
+def open_to(status: os.stat_result) -> str:
+    """Who but the owner may write it: see images/private.py."""
+    if status.st_mode & 0o002:
+        return "everybody"
+    if not status.st_mode & 0o020:
+        return ""
+    import grp
+    import pwd
+
+    name = str(status.st_gid)
+    try:
+        group = grp.getgrgid(status.st_gid)
+        name = group.gr_name
+        owner = pwd.getpwuid(status.st_uid)
+    except KeyError:
+        return f"group {name}"
+    alone = owner.pw_gid == status.st_gid and owner.pw_name == name
+    return "" if alone and set(group.gr_mem) <= {name} else f"group {name}"
+
+
 def check(root: str, uid: int) -> str:
     """The resolved root; the place, its owner and everything above it must be safe to use."""
     if not root.startswith("/") or os.path.normpath(root) != root:
@@ -60,8 +80,9 @@ def check(root: str, uid: int) -> str:
                 fail("root", f"{at} belongs to uid {status.st_uid}, this session is uid {uid}")
             if at != path and status.st_uid not in (0, uid):
                 fail("root", f"{at}, above the root, belongs to uid {status.st_uid}")
-            if status.st_mode & 0o002 and (at == path or not status.st_mode & 0o1000):
-                fail("root", f"{at} is writable by everybody (uid {status.st_uid})", "chmod o-w")
+            others = open_to(status)
+            if others and (at == path or not status.st_mode & 0o1000):
+                fail("root", f"{at} is writable by {others} (uid {status.st_uid})", "chmod go-w")
         if at == "/":
             break
         at = os.path.dirname(at)
@@ -72,7 +93,8 @@ def check(root: str, uid: int) -> str:
             status = os.lstat(at)
         except OSError:
             continue
-        if status.st_uid not in (0, uid) or status.st_mode & 0o170002 not in (0o040000, 0o100000):
+        plain = status.st_mode & 0o170000 in (0o040000, 0o100000)
+        if status.st_uid not in (0, uid) or not plain or open_to(status):
             fail("root", f"{at} (uid {status.st_uid}) is a link, or others may write it")
     return path
 

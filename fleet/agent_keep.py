@@ -256,4 +256,9 @@ def forget(agent: Agent, request: Request) -> Answer:
         remove_tree(f"{root}/{name}")
     for name in ("state.json", "history.jsonl", "store.lock", "format"):
         remove_tree(f"{root}/{name}")
+    if state["trust"] and state["trust"]["required"]:
+        # Else forgetting would be the way around it.
+        agent_state.save(
+            root, {**agent_state.load(root), "trust": state["trust"], "accepted": state["accepted"]}
+        )
     return {"left": sorted(name for name in os.listdir(root) if name != "lock")}

@@ -16,6 +16,7 @@ import time
 from fleet import agent_state, agent_timer
 from fleet.agent_errors import AgentError, image_id, number, text
 from fleet.frames import Closed
+from images.private import open_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -231,10 +232,11 @@ def read_env_file(path: str) -> dict[str, str]:
     try:
         with open(path, encoding="utf-8") as file:
             status = os.fstat(file.fileno())
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o002:
-                raise AgentError(
-                    "io", f"env-file {path} may be written by others (uid {status.st_uid})"
-                )
+            others = open_to(status)
+            if status.st_uid not in (0, os.geteuid()):
+                others = f"uid {status.st_uid}"
+            if others:
+                raise AgentError("io", f"env-file {path} may be written by others ({others})")
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         what = getattr(error, "strerror", None) or "it is not UTF-8"

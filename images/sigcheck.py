@@ -18,6 +18,7 @@ import stat
 import time
 
 from images.keygen import Keygen
+from images.private import open_to
 from images.trust import (
     IMAGE_NAMESPACE,
     MAX_DOCUMENT,
@@ -288,6 +289,7 @@ def _owned(path: str, facts: os.stat_result) -> None:
     if facts.st_uid not in (0, os.geteuid()):
         what = f"belongs to uid {facts.st_uid}, expected {os.geteuid()} or root"
         raise SignatureError("trust", path, what)
-    if mode & 0o022:
-        what = f"others may write it (mode {mode:04o})"
+    others = open_to(facts)
+    if others:
+        what = f"others may write it ({others}, mode {mode:04o})"
         raise SignatureError("trust", path, what, f"chmod go-w {path}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import grp
 import os
 from pathlib import Path
 
 import pytest
 
 from fleet.session import HostError
+from images import private
 from images.manifest import Manifest
 from tests.support.hosts import Host
 
@@ -36,6 +39,35 @@ def test_writable_by_everybody(host: Host) -> None:
     Path(host.root).chmod(0o777)
     assert f"{host.root} is writable by everybody (uid {os.geteuid()})" in refused(host)
     assert os.listdir(host.root) == []
+
+
+@pytest.mark.row("P3")
+@pytest.mark.root
+def test_writable_by_a_group(host: Host, old: Manifest) -> None:
+    """One the owner is alone in is nobody else's; any other is."""
+    host.deploy(old)
+    root = Path(host.root)
+    for place in (root, root.parent, root / "agent"):
+        place.chmod(0o2775)
+        host.open().close()  # root's own group
+        os.chown(place, 0, 4711)
+        said = refused(host)
+        assert "group 4711" in said or f"{place} (uid 0) is a link, or others may write" in said
+        os.chown(place, 0, grp.getgrnam("nogroup").gr_gid)
+        assert str(place) in refused(host)
+        os.chown(place, 0, 0)
+        place.chmod(0o755)
+
+
+def test_one_rule_for_who_may_write() -> None:
+    """The first stage cannot import it, so it has a copy."""
+    rooms = Path(private.__file__).parent.parent
+    rules = set()
+    for name in ("images/private.py", "fleet/agent_first.py"):
+        for node in ast.walk(ast.parse((rooms / name).read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "open_to":
+                rules.add("\n".join(ast.unparse(line) for line in node.body[1:]))
+    assert len(rules) == 1
 
 
 @pytest.mark.row("P3")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,11 +168,63 @@ def test_a_plain_list_of_signers(
     plain = f"# who may\nann {public_key(str(keys['ann']))}\n"
     with host.open() as session:
         refused(session, old, proof(plain, sign(old, "ben")), "wrong key")
-    deploy(host, old, proof(plain, sign(old)))
+    deploy(host, old, proof(plain, sign(old), required=False))
     with host.open() as session:
-        # Not required any more: an unsigned one passes, a bad signature does not.
+        # Not required: an unsigned one passes, a bad signature does not.
         session.begin(new, proof=proof(plain, "", required=False))
         refused(session, new, proof(plain, sign(new, "eve"), required=False), "wrong key")
+        # And the list may be another one.
+        other = f"eve {public_key(str(keys['eve']))}\n"
+        session.begin(new, proof=proof(other, sign(new, "eve"), required=False))
+
+
+@pytest.mark.row("G1", "G6")
+def test_no_controller_can_take_back_that_signatures_are_required(
+    host: Host, old: Manifest, new: Manifest, keys: dict[str, Path], trust: Trust, sign: Sign
+) -> None:
+    plain = f"ann {public_key(str(keys['ann']))}\n"
+    deploy(host, old, proof(plain, sign(old)))
+    forged = Trust("shop-fleet", 1, 0, 1, ["shop"], [Signer("eve", public_key(str(keys["eve"])))])
+    chained = dump_signed(
+        sign_trust([Signed(forged.to_bytes(), [])], str(keys["eve"]), "eve")
+    ).decode()
+    evil = sign(new, "eve")
+    with host.open() as session:
+        refused(session, new, proof(plain, "", required=False), "requires a signature")
+        refused(session, new, proof("", "", required=False), "requires a signature")
+        refused(session, new, None, "requires a signature")
+        eve = f"eve {public_key(str(keys['eve']))}\n"
+        for signers in (eve, plain + eve):
+            for required in (True, False):
+                refused(session, new, proof(signers, evil, required), "nothing proves the new one")
+        refused(session, new, proof(chained, evil, False), "wrong key")
+        # Removing everything from the host is no way around it either.
+        assert session.forget(force=True) == ["state.json"]
+    with host.open() as session:
+        assert session.facts.state.current is None
+        refused(session, new, proof(plain, "", required=False), "requires a signature")
+        # A document that one of the list has signed follows it.
+        session.begin(new, proof=proof(chain(keys, trust), sign(new, counter=9), required=False))
+        refused(session, old, proof(chain(keys, trust), "", required=False), "requires")
+
+
+@pytest.mark.row("G6")
+def test_somebody_on_the_host_can(
+    host: Host, old: Manifest, new: Manifest, keys: dict[str, Path], trust: Trust, sign: Sign
+) -> None:
+    deploy(host, old, proof(chain(keys, trust), sign(old)))
+    with host.open() as session:
+        refused(session, new, None, "unsigned")
+    agent = next(Path(host.root, "agent").glob("*.pyz"))
+    for said in ("no signatures are asked for any more", "no signatures were asked for"):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(agent), "untrust", host.root],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == f"wain: {host.root}: {said}\n"
+    with host.open() as session:
+        session.begin(new)
+        assert session.history()[-1]["what"] == "untrust"
 
 
 def test_without_trust_nothing_is_asked(host: Host, old: Manifest) -> None:

@@ -354,8 +354,12 @@ def test_an_absent_program(
     store: Store, keys: Keys, trust: Trust, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = signed(store, keys)
+    # What PATH finds first is not asked.
+    fake(tmp_path, "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "is not there" in refused("tool", data, trust).what
+    verify_image(data, trust, IMAGE, now=NOW)
+    monkeypatch.setattr("images.keygen.PLACES", ("/no/such",))
+    assert "ssh-keygen is in none of /no/such" in refused("tool", data, trust).what
 
 
 def test_nothing_is_left_in_the_temporary_folder(
