@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     State = dict[str, Any]
 
 FORMAT = 1
+PRIVATE = 0o600  # reasons, and what hooks said: only for who rolls out here
 _FIELDS: dict[str, tuple[Any, Any]] = {
     "generation": (int, 0),
     "current": ((str, type(None)), None),
@@ -95,7 +96,7 @@ def save(root: str, state: State) -> None:
     temporary = f"{path}.new"
     # A dead session may have left it; the lock is ours, so nobody is writing it now.
     durable.discard(temporary)
-    durable.write_file(path, agent_json.dumps(state) + b"\n", temporary)
+    durable.write_file(path, agent_json.dumps(state) + b"\n", temporary, PRIVATE)
 
 
 def save_in_need(root: str, state: State) -> None:
@@ -193,7 +194,7 @@ def record(root: str, state: State, what: str, request: dict[str, Any], **more: 
     data = agent_json.dumps(line) + b"\n"
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        descriptor = os.open(f"{root}/history.jsonl", flags, 0o644)
+        descriptor = os.open(f"{root}/history.jsonl", flags, PRIVATE)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_header(path)
+            # Outputs of hooks are in it. SQLite gives its other files the mode of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise _translated(path, error) from error
@@ -412,7 +415,7 @@ def _check_header(path: Path) -> None:
 
 
 def _translated(path: Path, error: Exception) -> JournalError:
-    text = str(error)
+    text = str(getattr(error, "strerror", None) or error)
     if "locked" in text or "busy" in text:
         return JournalError(str(path), f"another process has kept it locked for {BUSY:.0f} s")
     if "malformed" in text or "not a database" in text or "corrupt" in text or "no such" in text:

@@ -117,7 +117,9 @@ def test_modes_do_not_depend_on_the_umask(host: Host, old: Manifest, umask: int)
         wrong += [folder] if os.stat(folder).st_mode & 0o777 != 0o755 else []
         for name in names:
             mode = os.lstat(f"{folder}/{name}").st_mode & 0o777
-            if mode not in (0o444, 0o555, 0o644, 0o755, 0o777):
+            if name in ("state.json", "history.jsonl"):
+                wrong += [name] if mode != 0o600 else []
+            elif mode not in (0o444, 0o555, 0o644, 0o755, 0o777):
                 wrong.append(f"{folder}/{name}")
     assert wrong == []
 
