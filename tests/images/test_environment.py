@@ -447,8 +447,9 @@ def _calls(command: Sequence[str], log: Path) -> dict[str, int]:
 
 @pytest.mark.row("S4")
 @pytest.mark.parametrize("mode", ["thick", "thin"])
-def test_killed_at_any_system_call_leaves_the_old_or_the_new_one(
-    store: Store, tmp_path: Path, mode: str,
+@pytest.mark.parametrize(("how", "short"), [("KILL", 9), ("INT", 5)])
+def test_cut_at_any_system_call_leaves_the_old_or_the_new_one(
+    store: Store, tmp_path: Path, mode: str, how: str, short: int,
     sample: Callable[[Sequence[tuple[str, int]], int], Sequence[tuple[str, int]]],
 ) -> None:  # fmt: skip
     if subprocess.run(["strace", "-V"], capture_output=True, check=False).returncode:
@@ -460,16 +461,18 @@ def test_killed_at_any_system_call_leaves_the_old_or_the_new_one(
     points = [(name, at) for name, count in counted.items() if name != "openat"
               for at in range(1, count + 1)]  # fmt: skip
     states = set()
-    for name, at in sample(points, 12):
+    for name, at in sample(points, short):
         recreate(store, old, str(path), HERE, mode=mode)
         if mode == "thin":
             # As if the new image's checkout had never been made.
             swap.remove_tree(f"{store.root}/checkouts/{new.image_id}")
-        inject = f"inject={name}:signal=KILL:when={at}"
+        inject = f"inject={name}:signal={how}:when={at}"
         command = ["strace", "-f", "-qq", "-e", f"trace={name}", "-e", inject, "-o", "/dev/null",
                    *_command(store, new.image_id, path, mode)]  # fmt: skip
         subprocess.run(command, capture_output=True, check=False)
         states.add(_state(path))
+        if how == "INT":  # Ctrl-C: it cleans up after itself
+            assert sorted(set(os.listdir(tmp_path)) - {"log"}) == ["env", "store"], (name, at)
         subprocess.run(_command(store, new.image_id, path, mode), check=True)
         assert _state(path) == "2.0"
         assert sorted(one for one in os.listdir(tmp_path) if one != "log") == ["env", "store"]
