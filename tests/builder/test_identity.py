@@ -16,6 +16,7 @@ from images.manifest import Manifest
 from images.render import Interpreter
 from images.store import Store
 from images.tree import checkout
+from tests.support import users
 from tests.support.handmade import wheel_at
 from wheelhouse.target import Target
 
@@ -30,13 +31,6 @@ RUNS = [
     ("deep er/b", 0o077, "z", "0", 3, "C", "America/New_York", "other"),
     ("a", 0o022, "x", "random", 1, "tr_TR.UTF-8", "Asia/Tokyo", "other"),
 ]
-
-
-OTHER = 65534
-# It may read what is root's, as the interpreter of the tests may be; it owns nothing of it.
-AS_OTHER = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups",
-            "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
-            "--bounding-set=-all,+dac_read_search"]  # fmt: skip
 
 
 @pytest.mark.index
@@ -58,9 +52,9 @@ def test_identity(
         shutil.copytree(wheels, folder / "wheels")
         for path in (folder / "wheels").iterdir():
             os.utime(path, (number * 10**8, number * 10**8))
-        as_user = AS_OTHER if user == "other" and os.geteuid() == 0 else []
+        as_user = users.AS_OTHER if user == "other" and os.geteuid() == 0 else ()
         if as_user:
-            os.chown(folder, OTHER, OTHER)
+            os.chown(folder, users.OTHER, users.OTHER)
             for parent in (tmp_path.parent, tmp_path.parent.parent):
                 parent.chmod(0o755)
         done = subprocess.run(
@@ -79,7 +73,7 @@ def test_identity(
         ids.add(done.stdout)
         assert list((folder / "store" / "tmp").iterdir()) == []
         owner = (folder / "store" / "format").stat().st_uid
-        assert owner == (OTHER if as_user else os.geteuid())
+        assert owner == (users.OTHER if as_user else os.geteuid())
     assert len(ids) == 1, "another image id"
     (image_id,) = ids
     store = Store(str(tmp_path / "0" / "a" / "store"))

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from images.environment import recreate
 from images.interpreter import running_interpreter
 from images.manifest import Manifest
 from images.store import Store
+from tests.support import users
 from tests.support.made_images import SITE, Made, make_image, module, namespaced, regular
 
 PACKAGES = [regular("alpha", "1.0"), module("beta", "1.0"), namespaced("gamma", "one", "1.0")]
@@ -92,22 +93,22 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(path, store, manifest, wheels, request.param)
 
 
-def _pip(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+def _pip(place: Place, *words: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pip", "--python", place.python, *words],
+        [*before, sys.executable, "-m", "pip", "--python", place.python, *words],
         capture_output=True, text=True, check=False,
         env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(place.wheels),
              "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
     )  # fmt: skip
 
 
-def _uv(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+def _uv(place: Place, *words: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     uv = shutil.which("uv", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     if uv is None:
         pytest.skip("uv is not installed here")
     more = [] if words[0] == "uninstall" else ["--no-index", "--find-links", str(place.wheels)]
     return subprocess.run(
-        [uv, "pip", words[0], "--python", place.python, "--no-cache", *more,
+        [*before, uv, "pip", words[0], "--python", place.python, "--no-cache", *more,
          *(word for word in words[1:] if word != "-y")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -180,11 +181,48 @@ def test_uninstall_after_upgrade_shows_the_image_again(place: Place, tool: Tool)
     assert place.say(code) == str(place.mode == "thin")
 
 
+# What `python -m compileall -f` does, but for the standard library, which is not ours to compile.
+COMPILE_PATH = (
+    "import compileall, sys; sys.path = [p for p in sys.path if p.endswith('site-packages')];"
+    "compileall.compile_path(force=True, quiet=1)"
+)
+
+
 @pytest.mark.usefixtures("untouched")
 def test_compileall_cannot_reach_the_store(place: Place) -> None:
-    for words in (["-f", "-q"], ["-f", "-q", str(place.path)], ["-f", "-q", "-r", "9"]):
+    place.say(COMPILE_PATH)
+    for words in (["-f", "-q", str(place.path)], ["-f", "-q", "-r", "9", "."]):
         subprocess.run([place.python, "-m", "compileall", *words], check=False, cwd=place.path)
     assert place.say("import alpha, beta; print(alpha.VERSION, beta.VERSION)") == "1.0 1.0"
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("untouched")
+def test_all_of_it_as_an_ordinary_user(place: Place, tmp_path: Path) -> None:
+    """The owner of store and environment, without root's power to pass over modes."""
+    for folder, names, files in os.walk(tmp_path):
+        for name in [".", *names, *files]:
+            os.chown(os.path.join(folder, name), users.OTHER, users.OTHER, follow_symlinks=False)
+    for parent in (tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(0o755)
+
+    def run(command: subprocess.CompletedProcess[str]) -> None:
+        assert command.returncode == 0, command.stderr
+
+    run(_pip(place, "install", "--upgrade", "alpha", "beta", before=users.AS_OTHER))
+    run(_uv(place, "install", "gamma-two", "gamma-one==2.0", before=users.AS_OTHER))
+    run(_uv(place, "uninstall", "gamma-two", before=users.AS_OTHER))
+    run(_pip(place, "uninstall", "-y", "beta", before=users.AS_OTHER))
+    for words in (["-c", COMPILE_PATH], ["-m", "compileall", "-f", "-q", "."]):
+        command = [*users.AS_OTHER, place.python, *words]
+        subprocess.run(command, check=False, cwd=place.path, capture_output=True)
+    state = place.say(
+        "import alpha, gamma.one, importlib.util as u;"
+        "print(alpha.VERSION, gamma.one.VERSION, u.find_spec('beta') is None)"
+    )
+    # beta is one module: its own part of a thin environment, so it can go there too.
+    assert state == "2.0 2.0 True"
+    assert (place.site() / "alpha").stat().st_uid == users.OTHER
 
 
 @pytest.mark.usefixtures("untouched")
