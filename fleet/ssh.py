@@ -84,16 +84,18 @@ class SshChannel:
 
     def read(self, size: int, deadline: float) -> bytes:
         """Up to size bytes, none at the end of the program or of the connection."""
-        self._take_errors()
         self._channel.settimeout(_left(deadline))
-        return self._channel.recv(size)
+        with _broken():
+            self._take_errors()
+            return self._channel.recv(size)
 
     def write(self, data: bytes, deadline: float) -> None:
         """All of it. Raises TimeoutError, OSError."""
         view = memoryview(data)
         while view:
             self._channel.settimeout(_left(deadline))
-            view = view[self._channel.send(bytes(view[: 1 << 18])) :]
+            with _broken():
+                view = view[self._channel.send(bytes(view[: 1 << 18])) :]
 
     def ready(self) -> bool:
         """Whether there is something to read."""
@@ -101,7 +103,8 @@ class SshChannel:
 
     def close_write(self) -> None:
         """The end of the program's input."""
-        self._channel.shutdown_write()
+        with _broken():
+            self._channel.shutdown_write()
 
     def close(self) -> None:
         """The end of the connection."""
@@ -115,7 +118,8 @@ class SshChannel:
 
     def stderr(self) -> str:
         """The last of what the program wrote to standard error."""
-        self._take_errors()
+        with contextlib.suppress(EOFError, SSHException, OSError):
+            self._take_errors()
         return self._errors.decode("utf-8", "replace")
 
     def _take_errors(self) -> None:
@@ -158,6 +162,15 @@ class _Line:
             with contextlib.suppress(SSHException, OSError, EOFError):
                 link.close()
             link.client.close()
+
+
+@contextlib.contextmanager
+def _broken() -> Iterator[None]:
+    """What paramiko raises when the line breaks under it, as the error of a line."""
+    try:
+        yield
+    except (EOFError, SSHException) as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error) or "the line broke") from None
 
 
 def _left(deadline: float) -> float:

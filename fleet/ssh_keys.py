@@ -91,7 +91,9 @@ def _from_agent() -> Iterator[tuple[str, PKey]]:
 def _from_file(path: str) -> PKey:
     full = os.path.expanduser(path)  # noqa: PTH111
     try:
-        return _read(full, Path(full).stat().st_mtime_ns)
+        certificate = Path(full + "-cert.pub")
+        renewed = certificate.stat().st_mtime_ns if certificate.exists() else 0
+        return _read(full, Path(full).stat().st_mtime_ns, renewed)
     except (PasswordRequiredException, TypeError):
         return _unlocked_by_agent(path, full)
     except OSError as error:
@@ -101,7 +103,7 @@ def _from_file(path: str) -> PKey:
 
 
 @functools.lru_cache(maxsize=256)
-def _read(path: str, _changed: int) -> PKey:
+def _read(path: str, _changed: int, _renewed: int) -> PKey:
     return PKey.from_path(path)
 
 

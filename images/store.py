@@ -194,21 +194,23 @@ class Store:
             return Bad(key, f"unreadable: {error.strerror}", path)
         if stat.S_IMODE(status.st_mode) != (EXECUTABLE_MODE if key[1] else FILE_MODE):
             return Bad(key, "mode", path)
+        if status.st_uid not in (0, os.lstat(self.objects).st_uid):
+            return Bad(key, "owner", path)
         return Bad(key, "time", path) if status.st_mtime_ns != FIXED_NS else None
 
     def heal(self, keys: Iterable[Key]) -> list[Bad]:
-        """Replace objects whose bytes are right but whose mode or time was changed.
+        """Replace objects whose bytes are right but whose mode, owner or time was changed.
 
         A fresh copy is renamed over the old one: whoever changed that through a hard link
         still holds it. Returns those that stay bad: missing, unreadable, or of other bytes.
         """
         bad = self.verify(keys)
-        intact = [one for one in bad if one.what in ("mode", "time")]
+        intact = [one for one in bad if one.what in ("mode", "owner", "time")]
         if intact:
             with self.batch() as batch:
                 for one in intact:
                     batch.put(self.read(*one.key), one.key[1])
-        return [one for one in bad if one.what not in ("mode", "time")]
+        return [one for one in bad if one.what not in ("mode", "owner", "time")]
 
     def remove_bad(self, bad: Iterable[Bad]) -> None:
         """Remove objects found bad, so that they count as missing. Raises StoreError."""

@@ -182,6 +182,30 @@ def test_tls_failure(server: Server, house: Wheelhouse, made: list[Path]) -> Non
 
 
 @pytest.mark.row("I1")
+def test_a_certificate_nobody_vouches_for(
+    house: Wheelhouse, made: list[Path], tmp_path: Path
+) -> None:
+    certificate = tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "1",
+               "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+               "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    certificate.write_text((tmp_path / "key").read_text() + (tmp_path / "cert").read_text())
+    with http.serving(certificate) as server:
+        url = server.index(made[0])
+        with pytest.raises(FetchError) as caught:
+            fetch(lock_of(made[0]), house, sources(url))
+        assert server.url in str(caught.value)
+        assert "certificate" in str(caught.value).lower()
+        assert "\n" not in str(caught.value)
+        assert server.requests == []
+        assert files_in(house) == []
+        # Vouched for in pip's configuration, the same call finishes.
+        known = sources(url, cert=str(tmp_path / "cert"))
+        assert fetch(lock_of(made[0]), house, known)[0].source == "index"
+
+
+@pytest.mark.row("I1")
 def test_yanked_release_is_still_fetched_by_hash(
     server: Server, house: Wheelhouse, made: list[Path]
 ) -> None:

@@ -85,6 +85,7 @@ def test_queries_know_what_hosts_reported(project: Project) -> None:
     assert len(project.wain("query", "app==1.0").document["hosts"]) == 3
 
 
+@pytest.mark.row("S3")
 def test_images_that_hosts_run_are_not_collected(project: Project) -> None:
     project.write(1)
     old, new = project.image("v1"), project.image("v2")
@@ -150,7 +151,7 @@ def test_what_hosts_say_cannot_drive_a_terminal(project: Project) -> None:
     assert "\x1b" not in ran.text + project.wain("report").text + project.wain("status").text
 
 
-@pytest.mark.row("L1")
+@pytest.mark.row("L1", "A6")
 def test_values_of_the_env_file_appear_nowhere(project: Project, tmp_path: Path) -> None:
     secret = "canary-secret-4711"
     env_file = tmp_path / "shop.env"

@@ -171,7 +171,7 @@ def test_an_agent_full_of_keys_offers_only_a_few(
     monkeypatch.setenv("SSH_AUTH_SOCK", words[2])
     monkeypatch.setenv("HOME", str(tmp_path))
     try:
-        for number in range(12):
+        for number in range(20):
             make_key(tmp_path / f"k{number}")
             subprocess.run(["ssh-add", "-q", tmp_path / f"k{number}"], check=True)
         error = refused(sshd.transport(1, key=None))
@@ -360,6 +360,7 @@ def test_no_python_and_no_shell(sshd: Sshd) -> None:
     assert caught.value.kind == "no-python"
 
 
+@pytest.mark.row("V2")
 def test_the_root_and_become_words_are_quoted(sshd: Sshd, store: Store, packs: Packs) -> None:
     root = f"{sshd.folder}/hosts/a $(touch {sshd.folder}/pwned); 'b'/app"
     os.makedirs(os.path.dirname(root))
@@ -400,6 +401,19 @@ def family(pid: int) -> list[int]:
         if b"[listener]" in Path(f"/proc/{parent}/cmdline").read_bytes():
             return found
         found.append(parent)
+
+
+@pytest.mark.row("T1", "T7")
+def test_a_line_that_breaks_under_paramiko_is_a_broken_line(sshd: Sshd) -> None:
+    """It says EOFError then, which is no OSError, and says nothing."""
+    deadline = time.monotonic() + 10
+    channel = sshd.transport(1).open(["cat"], deadline)
+    assert isinstance(channel, ssh.SshChannel)
+    for sock in channel._line.sockets:
+        sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(OSError, match="line broke"):
+        channel.write(bytes(1 << 20), deadline)
+    channel.close()
 
 
 @pytest.mark.row("C5")

@@ -126,6 +126,33 @@ def test_empty_files_are_never_shared(tmp_path: Path, store: Store) -> None:
 
 
 @pytest.mark.row("S5")
+@pytest.mark.root
+def test_a_store_on_an_overlay(tmp_path: Path) -> None:
+    """As in a container: lower files get another inode when they are first written."""
+    lower, upper, work, path = (tmp_path / name for name in ("lower", "upper", "work", "merged"))
+    for folder in (lower, upper, work, path):
+        folder.mkdir()
+    image = put_image(Store(str(lower / "store")))
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    command = ["mount", "-t", "overlay", "overlay", "-o", options, str(path)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no overlay can be mounted here")
+    try:
+        store = Store(str(path / "store"))
+        prefix = path / "env"
+        done = checkout(image, store, str(prefix), str(prefix), INTERPRETER)
+        assert done.hardlinked + done.reflinked + done.copied >= 4
+        assert _drift(prefix, image, store, deep=True) == []
+        assert store.verify() == []
+        with store.batch() as batch:
+            batch.put(b"more")
+        assert store.verify() == []
+        assert store.collect(image.objects(), [image.image_id]).objects == 1
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.row("S5")
 def test_another_file_system_gets_copies_and_says_so(
     store: Store, image: Manifest, other_disk: Path
 ) -> None:

@@ -108,9 +108,16 @@ class Sshd:
         return "\n".join(head + hosts)
 
     def start(
-        self, lines: Sequence[str] = (), host_lines: Mapping[int, Sequence[str]] | None = None
-    ) -> None:
-        """Start it; ``lines`` replace the defaults of the same name."""
+        self,
+        lines: Sequence[str] = (),
+        host_lines: Mapping[int, Sequence[str]] | None = None,
+        before: Sequence[str] = (),
+    ) -> int:
+        """Start it; ``lines`` replace the defaults of the same name. The process.
+
+        ``before``: words before the program. With a ListenAddress among the lines it is not
+        waited for.
+        """
         config = [
             f"Port {self.port}",
             f"HostKey {self.folder}/host_key",
@@ -127,7 +134,7 @@ class Sshd:
         ]
         given = {line.split()[0] for line in lines}
         config = [*lines, *(line for line in config if line.split()[0] not in given)]
-        if self.count <= 16:
+        if self.count <= 16 and "ListenAddress" not in given:
             config += [f"ListenAddress {self.address(n)}" for n in range(1, self.count + 1)]
         if _version() >= (9, 8):
             config.append("PerSourcePenalties no")
@@ -138,17 +145,18 @@ class Sshd:
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)
         self._process = subprocess.Popen(
-            [PROGRAM, "-D", "-f", str(path), "-E", str(self.log)], stdin=subprocess.DEVNULL
+            [*before, PROGRAM, "-D", "-f", str(path), "-E", str(self.log)], stdin=subprocess.DEVNULL
         )
         end = time.monotonic() + 10
-        while True:
+        while "ListenAddress" not in given:
             try:
                 socket.create_connection((self.address(self.count), self.port), 1).close()
-                return
+                break
             except OSError:
                 if time.monotonic() > end or self._process.poll() is not None:
                     raise AssertionError(f"sshd did not start: {self.log.read_text()}") from None
                 time.sleep(0.02)
+        return self._process.pid
 
     def stop(self) -> None:
         """Stop the server; sessions it has started live on."""
