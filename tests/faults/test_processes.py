@@ -198,6 +198,85 @@ def test_the_controller_is_killed_at_every_write_of_its_journal(
             assert project.says(name) in ("v0", "v1"), where
         with Journal.open(project.folder / ".wain" / "fleet.db") as journal:
             assert journal.rows("PRAGMA integrity_check") == [("ok",)], where
+        finish(project, at, images[at], where)
+
+
+def finish(project: Project, at: int, image: str, where: str) -> None:
+    """`resume`, when there is something to go on with, else the command again."""
+    status = project.wain("status").document
+    if status["rollout"]:
+        assert status["rollout"]["state"] == "interrupted", where
+        ran = project.wain("resume", "--yes")
+        assert ran.document["rollout"] == status["rollout"]["rollout"], where
+    else:
         ran = project.wain("rollout", f"shop:v{at}", "--yes")
-        assert ran.code == 0, (where, ran.text)
-        assert set(project.currents().values()) == {images[at]}, where
+    assert (ran.code, ran.document["result"]) in ((0, "succeeded"), (0, "unchanged")), ran.text
+    assert set(project.currents().values()) == {image}, where
+    assert [project.says(name) for name in project.hosts] == [f"v{at}"] * 2, where
+    # What the journal says is what the hosts say.
+    known = project.wain("status", "--offline").document["hosts"]
+    asked = project.wain("status").document["hosts"]
+    for name in project.hosts:
+        for key in ("image", "previous", "generation"):
+            assert known[name][key] == asked[name][key], (where, name, key)
+
+
+# Kills its process before or after the given word to a host; else counts them.
+KILLED = """
+import os, sys
+from fleet import transport
+from wain.cli import main
+
+at, when, count = int(sys.argv[1]), sys.argv[2], 0
+write = transport._ChildChannel.write
+
+def counted(self, data, deadline):
+    global count
+    count += 1
+    mine = count == at
+    if mine and when == "before":
+        os.kill(os.getpid(), 9)
+    write(self, data, deadline)
+    if mine:
+        os.kill(os.getpid(), 9)
+
+transport._ChildChannel.write = counted
+code = main(sys.argv[3:])
+print(count)
+sys.exit(code)
+"""
+
+
+@pytest.mark.row("C1")
+def test_the_controller_is_killed_at_every_word_to_a_host(project: Project, sample: Sample) -> None:
+    """Each transition: begin, its bytes, checkout, switch, hook, check, confirm, prune."""
+    images = [project.image("v0"), project.image("v1", more=b"x" * 3000)]
+    project.write(
+        2, waves=["label:canary", "100%"], confirm_timeout="2s", health=["true"],
+        after_switch=["true"], keep=1,
+    )  # fmt: skip
+    assert project.wain("rollout", "shop:v0", "--yes").code == 0
+
+    def start(version: int, at: int, when: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", KILLED, str(at), when, "-C", str(project.folder), "fleet",
+             "rollout", f"shop:v{version}", "--yes"],
+            cwd=ROOT, env={**os.environ, "WAIN_STORE": project.store.root},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    counted = start(1, 0, "")
+    assert counted.returncode == 0, counted.stderr
+    words = int(counted.stdout.splitlines()[-1])
+    assert words > 20
+    # Later ways find both releases there: fewer words, and the last points kill nothing.
+    version = 1
+    for word in sample(range(1, 2 * (words - 2)), 3):
+        version = 1 - version
+        at, when = word // 2 + 1, ("before", "after")[word % 2]
+        ran = start(version, at, when)
+        assert ran.returncode in (-9, 0), ran.stderr
+        for name in project.hosts:
+            assert project.current(name) in images, word
+            assert project.says(name) in ("v0", "v1"), word
+        finish(project, version, images[version], f"{when} word {at}")
