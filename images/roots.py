@@ -155,7 +155,7 @@ class Roots:
             else:
                 listed = root.get("images", [])
                 ids = [str(one) for one in listed] if isinstance(listed, list) else []
-            for image_id in ids:
+            for image_id in dict.fromkeys(ids):
                 users.setdefault(image_id, []).append(f"{kind} {path}")
         checkouts.discard("")
         return users, checkouts

@@ -245,16 +245,10 @@ def _say(out: Output, done: Recreated) -> None:
         out.warn(f"{done.path}: this file system cannot exchange two folders, it was renamed twice")
     if done.leftover:
         out.warn(f"{done.leftover}: could not be removed")
-    ways = []
-    for part in (done.checkout, done.shared):
-        if part is not None:
-            ways += [
-                f"{count} {way}"
-                for way, count in zip(
-                    ("reflinked", "hard-linked", "copied"), part[1:4], strict=True
-                )
-                if count
-            ]
+    parts = [part for part in (done.checkout, done.shared) if part is not None]
+    counts = [sum(numbers) for numbers in zip(*(part[1:4] for part in parts), strict=True)]
+    names = zip(counts, ("reflinked", "hard-linked", "copied"), strict=True)
+    ways = [f"{count} {way}" for count, way in names if count]
     verb = {"new": "made", "exchanged": "replaced", "renamed": "replaced"}[done.placed]
     out.say(f"{done.path}: {verb}, image {done.image[:12]}, {done.mode}, {done.files} files"
             f" ({', '.join(ways) or 'nothing to link'})")  # fmt: skip

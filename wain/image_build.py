@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Build each target's image; the first that fails ends the command."""
+    from builder.env_inputs import lock_problem
     from builder.image import build_image, check_image
     from builder.spec import load_spec
     from images.catalog import Catalog, check_tag
@@ -52,6 +53,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
             on_progress=out.progress,
         )
         image = built.image
+        stale = lock_problem(spec, target)
+        if stale:
+            out.warn(f"{target.name}: built from a lock that is out of date: {stale} (wain lock)")
         for warning in image.warnings:
             out.warn(warning)
         if args.check:

@@ -95,7 +95,9 @@ def test_a_fresh_clone_with_only_the_lock(
     assert say(clone / ".venv") == "1.0"
 
 
-def test_what_changed_decides_what_is_done(project: Path, wain: Run) -> None:
+def test_what_changed_decides_what_is_done(
+    project: Path, wain: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, first = wain("env")
     inode = (project / ".venv").stat().st_ino
     (project / "requirements.txt").write_text("alpha<2\nbeta\n# only a comment\ngamma-one\n")
@@ -111,6 +113,13 @@ def test_what_changed_decides_what_is_done(project: Path, wain: Run) -> None:
     (project / "requirements.txt").write_text("alpha<2\nbeta\ngamma-one\n")
     code, check = wain("env", "--check")
     assert (code, check["inputs"]) == (3, ["requirements.txt"])
+    # An image is what its lock says; that the lock is not what was asked for is said.
+    assert main(["-C", str(project), "image", "build"]) == 0
+    printed = capsys.readouterr()
+    assert "warning: default: built from a lock that is out of date: requirements.txt:1" in (
+        printed.err
+    )
+    assert str(other["image"])[:12] in printed.out
     assert wain("env", "--locked")[0] == 3
     assert say(project / ".venv") == "2.0"
 
@@ -129,8 +138,13 @@ def test_check_names_files_and_packages(project: Path, wain: Run) -> None:
     assert wain("env", "--check", "--deep")[0] == 0
 
 
-def test_thin_and_thick_take_turns(project: Path, wain: Run) -> None:
+def test_thin_and_thick_take_turns(
+    project: Path, wain: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, thick = wain("env")
+    assert main(["-C", str(project), "env", "--thin"]) == 0
+    # One figure for the environment's own files and the shared ones.
+    assert capsys.readouterr().out.count("hard-linked") == 1
     code, thin = wain("env", "--thin")
     assert (code, thin["mode"], thin["image"], thin["files"]) == (
         0, "thin", thick["image"], thick["files"],
