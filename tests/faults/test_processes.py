@@ -120,7 +120,7 @@ def test_two_controllers_again_and_again(
 ) -> None:
     host.deploy(images[0])
     before = host.state().generation
-    rounds = str(len(sample(range(300), 8)))
+    rounds = str(len(sample(range(500), 8)))
     ids = [image.image_id for image in images]
     rivals = [
         subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from fleet.journal import Journal
 from images.store import Store
 from tests.support.fleets import Project
 from tests.support.hosts import until
+from tests.support.mounts import tmpfs
 
 # A check that waits for a file: a roll-out can be held at exactly this point.
 GATE = "touch {root}/../at-$(basename {root}); while test -e {root}/../hold; do sleep 0.05; done"
@@ -292,22 +294,29 @@ def test_resume_refuses_when_the_inventory_or_the_image_changed(project: Project
 
 
 @pytest.mark.row("D1")
-def test_a_journal_that_fails_midway_stops_it_with_the_hosts_settled(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fleet.journal import JournalError
-
-    project.write(3, parallel=1)
-    new = project.image("v1")
-    kept = Journal.record
-
-    def record(self: Journal, number: int, hosts: object = (), steps: object = ()) -> None:
-        if any(getattr(row, "state", "") == "succeeded" for row in list(hosts)):  # type: ignore[call-overload]
-            raise JournalError(str(self.path), "database or disk is full")
-        kept(self, number, hosts, steps)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Journal, "record", record)
-    ran = project.wain("rollout", "shop:v1", "--yes")
-    assert (ran.code, "disk is full" in ran.text) == (1, True)
-    assert project.currents() == {"h1": new, "h2": None, "h3": None}
-    monkeypatch.undo()
+@pytest.mark.root
+def test_the_disk_of_the_journal_fills_up_midway(project: Project, tmp_path: Path) -> None:
+    """It stops with the hosts settled; with room again, the same command finishes."""
+    with tmpfs(tmp_path, "size=2m") as disk:
+        (project.folder / ".wain").symlink_to(disk)
+        old, new = rolled_out(project, parallel=1, confirm_timeout="5s")
+        gate = Gate(project)
+        process = project.start("rollout", "shop:v2", "--yes")
+        until(lambda: gate.reached("h1"), 30)
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        gate.open()
+        code, _, stderr = ended(process)
+        assert code == 1, stderr
+        assert "Traceback" not in stderr
+        (error,) = [line for line in stderr.splitlines() if line.startswith("wain: error: ")]
+        assert "fleet.db" in error
+        assert "full" in error
+        until(lambda: project.current("h1") == old or project.wain("check").code == 0, 20)
+        assert [project.says(host) for host in ("h2", "h3")] == ["v1"] * 2
+        assert project.says("h1") in ("v1", "v2")
+        (disk / "filler").unlink()
+        ran = project.wain("rollout", "shop:v2", "--yes")
+        assert ran.code == 0, ran.text
+        assert set(project.currents().values()) == {new}

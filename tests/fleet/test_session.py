@@ -347,6 +347,51 @@ def test_a_damaged_target_is_refused(
     assert host.state().pending is None
 
 
+@pytest.mark.row("A7")
+@pytest.mark.parametrize("how", ["collected", "removed by hand"])
+def test_a_target_that_is_gone_is_refused(
+    host: Host, store: Store, old: Manifest, new: Manifest, how: str
+) -> None:
+    first = small_image(store, "first")
+    for image in (first, old, new):
+        host.deploy(image)
+    if how == "collected":
+        with host.open() as session:
+            assert session.prune(0)["removed"] == [first.image_id]
+        target, says = first, "never confirmed here"
+    else:
+        shutil.rmtree(f"{host.root}/releases/{old.image_id}")
+        target, says = old, "is not here any more"
+    with host.open() as session, pytest.raises(HostError, match=says) as caught:
+        session.rollback(target.image_id, new.image_id)
+    assert kind_of(caught) == "missing"
+    assert host.current == new.image_id
+    with host.open() as session:
+        assert session.facts.state.pending is None
+        assert session.verify(new.image_id, deep=True) == []
+    host.deploy(target)
+    assert host.current == target.image_id
+
+
+@pytest.mark.row("D1")
+def test_a_history_that_does_not_fit_stops_nothing(
+    host: Host, old: Manifest, new: Manifest, tmp_path: Path
+) -> None:
+    host.deploy(old)
+    kept = Path(host.root, "history.jsonl").read_bytes()
+    history = f"{host.root}/history.jsonl"
+    rule = ["-P", history, "-e", "trace=write", "-e", "inject=write:error=ENOSPC"]
+    trace = ["strace", "-qq", "-o", str(tmp_path / "trace"), *rule]
+    with host.open(become=trace) as session:
+        host.stage(session, new)
+        generation = host.switch(session, new)
+    with host.open(become=trace) as session:
+        session.confirm(generation)
+    assert host.current == new.image_id
+    assert Path(history).read_bytes() == kept
+    assert "ENOSPC" in (tmp_path / "trace").read_text()
+
+
 @pytest.mark.row("A4")
 @pytest.mark.parametrize("what", ["folder", "file", "outside", "dangling", "missing", "other"])
 def test_something_else_in_the_place_of_current(
