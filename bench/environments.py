@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.pairs import Action, Figure, Fresh, Pair, command, in_turn, nothing, paired
 from bench.report import Result
 from bench.tried_set import PACKAGES, WAIN, project, wheels
+from images.store import Store
 
 UV = [str(Path(sys.executable).parent / "uv")]
 IMPORTS = "import pandas, django, sqlalchemy, requests"
@@ -28,6 +29,7 @@ def measure(folder: Path) -> list[Result]:
         yard.no_op(),
         yard.cold_image(),
         yard.diff(),
+        yard.growth(),
         yard.verify(),
         yard.pip_reference(),
     ]
@@ -139,11 +141,39 @@ class _Yard:
             bound=1.0,
         )
 
-    def diff(self) -> Result:
+    def _other(self) -> str:
+        """The id of an image that differs in one package (Django), made once."""
         other = self._folder / "other"
-        project(other, [*PACKAGES[1:], "Django<5"], store=Path(self._store["WAIN_STORE"]))
+        if not other.exists():
+            store = Path(self._store["WAIN_STORE"])
+            project(other, [*PACKAGES[1:], "Django<5"], store=store)
         tags = json.loads((other / ".wain" / "tags.json").read_text())["tags"]
-        image = next(iter(tags["latest"].values()))
+        return str(next(iter(tags["latest"].values())))
+
+    def growth(self) -> Result:
+        """What the second image added to the store, over what the package that differs holds."""
+        store = Store(self._store["WAIN_STORE"])
+        tags = json.loads((self._project / ".wain" / "tags.json").read_text())["tags"]
+        first = store.manifest(next(iter(tags["latest"].values())))
+        second = store.manifest(self._other())
+        known = {entry[1:] for entry in first.entries}
+        changed = {entry.owner for entry in second.entries if entry[1:] not in known}
+        own = {entry.key: entry.size for entry in second.entries if entry.owner in changed}
+        shared = first.objects()
+        added = {key: size for key, size in second.objects().items() if key not in shared}
+        packed = os.stat(f"{store.manifest_folder}/{second.image_id}").st_size
+        return Figure(
+            "Two images that differ in one package: bytes added, of the package's own",
+            sum(added.values()) / sum(own.values()),
+            "×",
+            bound=1.05,
+            note=f"{', '.join(sorted(changed))}: {len(added)} objects were added, it has "
+            f"{len(own)}; the manifest is kept in {packed / 1e3:.0f} kB of "
+            f"{len(second.to_bytes()) / 1e3:.0f}",
+        )
+
+    def diff(self) -> Result:
+        image = self._other()
         pair = paired(
             "Difference of two images",
             (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.assemble import Image, Options, assemble
+from builder.assemble import Image, Options, Wheel, assemble
 from builder.compilers import CompileError
 from builder.destination import WheelContentError
 from builder.kept import sweep
@@ -285,6 +285,32 @@ def test_bytecode_of_an_executable_source(build: Build, store: Store, tmp_path: 
     image = build([wheel])
     assert (image.unpacked, image.compiled) == (0, 1)
     assert len(image.manifest.entries) == len(without.manifest.entries) + 1
+
+
+def test_a_second_image_costs_the_package_that_differs(
+    build: Build, store: Store, tmp_path: Path
+) -> None:
+    """At most 5 % more than that package's own files, RECORD and bytecode included."""
+
+    def package(name: str, version: str, files: int) -> Wheel:
+        sources = {f"{name}/m{n}.py": f"V = {version!r}\nN = {n}, {name!r}\n" * 40
+                   for n in range(files)}  # fmt: skip
+        return make_wheel(tmp_path / version, name, sources, version=version)
+
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    same = package("same", "1", 60)
+    first = build([same, package("demo", "1", 40)])
+    before = {key: os.stat(store.object_path(*key)).st_size for key in store.keys()}  # noqa: SIM118
+    second = build([same, package("demo", "2", 40)])
+    after = {key: os.stat(store.object_path(*key)).st_size for key in store.keys()}  # noqa: SIM118
+    own = {entry.key: entry.size for entry in second.manifest.entries if entry.owner == "demo"}
+    assert len(own) > 80
+    assert len(after) - len(before) <= len(own) * 1.05
+    assert sum(after.values()) - sum(before.values()) <= sum(own.values()) * 1.05
+    for image in (first, second):
+        kept = os.stat(f"{store.manifest_folder}/{image.id}").st_size
+        assert kept < len(image.manifest.to_bytes()) * 0.75  # half of it are hashes
 
 
 def test_a_collection_sweeps_what_was_kept(build: Build, store: Store, tmp_path: Path) -> None:
