@@ -8,10 +8,9 @@ leftovers that the next run removes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import namedtuple
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
-from typing import NamedTuple
 
 from images.errors import UsageError, WainError
 from images.interpreter import machine_problem
@@ -21,6 +20,7 @@ from images.render import Interpreter, prefix_problem
 from images.roots import Roots
 from images.stamp import NAME, Input, Stamp, boot_id
 from images.store import Store
+from images.survey import LIST, Survey
 from images.swap import put_in_place, remove_tree, staging
 from images.thin import (
     CACHE,
@@ -34,31 +34,38 @@ from images.thin import (
 )
 from images.tree import Checkout, Drift, checkout, scan
 
-Progress = Callable[[str, int, int], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import NamedTuple
 
+    Progress = Callable[[str, int, int], None]
 
-class Editable(NamedTuple):
-    """A project's own files in the place of its entries in the image.
+    class Editable(NamedTuple):
+        """A project's own files in the place of its entries in the image.
 
-    ``owner`` is the normalised name whose entries are left out; ``files`` maps paths below the
-    prefix to ``(bytes, executable)``.
-    """
+        ``owner`` is the normalised name whose entries are left out; ``files`` maps paths below
+        the prefix to ``(bytes, executable)``.
+        """
 
-    owner: str
-    files: Mapping[str, tuple[bytes, bool]]
+        owner: str
+        files: Mapping[str, tuple[bytes, bool]]
 
+    class Recreated(NamedTuple):
+        """What was done. ``placed`` is ``new``, ``exchanged`` or ``renamed``."""
 
-class Recreated(NamedTuple):
-    """What was done. ``placed`` is ``new``, ``exchanged`` or ``renamed``."""
-
-    path: str
-    image: str
-    mode: str
-    files: int
-    checkout: Checkout
-    shared: Checkout | None
-    placed: str
-    leftover: str
+        path: str
+        image: str
+        mode: str
+        files: int
+        checkout: Checkout
+        shared: Checkout | None
+        placed: str
+        leftover: str
+else:
+    # typing would be a twentieth of the time of a thin environment.
+    Editable = namedtuple("Editable", "owner files")
+    Recreated = namedtuple("Recreated", "path image mode files checkout shared placed leftover")
 
 
 def check_place(path: str, force: bool = False) -> None:
@@ -103,10 +110,12 @@ def recreate(
     request: str = "",
     inputs: tuple[Input, ...] = (),
     on_progress: Progress | None = None,
+    survey: Survey | None = None,
 ) -> Recreated:
     """Make the environment at *path* (absolute, real folders above it) from an image or its id.
 
-    *mode* is ``thick`` or ``thin``. *project*, *request* and *inputs* go into the stamp.
+    *mode* is ``thick`` or ``thin``; for the latter a *survey* of its shared checkout may have
+    begun before. *project*, *request* and *inputs* go into the stamp.
     Raises SuspectError for objects that were changed, UsageError for a place that is not
     ours, WainError for what fails; the environment that was there is then still there. The
     caller holds ``swap.alone(roots.folder, path)``.
@@ -120,14 +129,15 @@ def recreate(
         return _without(manifest, without)
 
     roots = Roots(store)
-    with roots.adding(), store.writing(), _readable_errors(path):
+    with roots.adding(), store.writing(), _readable_errors(path), ExitStack() as stack:
         extras: dict[str, tuple[bytes, bool]] = dict(editable.files) if editable else {}
-        name, shared_done = "", None
+        name, sharing, shared_done = "", None, None
         if mode == "thin":
             name = shared_name(image_id, without)
-            shared, shared_done = shared_checkout(
-                store, whole, name, interpreter, link, on_progress
+            sharing = stack.enter_context(
+                shared_checkout(store, whole, name, interpreter, link, on_progress, survey)
             )
+            shared = sharing.shared
             wanted, files = shared.own, shared.files
             lines = path_file(f"{shared.folder}/{shared.site}", path, shared.bytecode)
             extras[f"{shared.site}/{PATH_FILE}"] = (lines, False)
@@ -166,6 +176,8 @@ def recreate(
                 _make_parents(staged, name)
                 write_own(f"{staged}/{name}", data, executable)
             write_own(f"{staged}/{NAME}", stamp.to_bytes(), False)
+            if sharing:
+                shared_done = sharing.settle()
             # Before the names change: a root of an environment that is not there yet is
             # harmless, an environment without a root is not.
             roots.register("environment", path)
@@ -261,7 +273,9 @@ def check(
             drift.append(Drift(place, "-", "missing"))
         else:
             part = manifest.part(shared)
-            for one in scan(place, part, place, interpreter, deep, store=store, ignore={INDEX}):
+            for one in scan(
+                place, part, place, interpreter, deep, store=store, ignore={INDEX, LIST}
+            ):
                 if one.what != "mode" or not is_read_only(f"{place}/{one.path}"):
                     drift.append(Drift(f"{place}/{one.path}", one.owner, one.what))
     return sorted(drift)

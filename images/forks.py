@@ -44,30 +44,54 @@ def in_processes(
     process, every number that it takes. The first OSError or WainError of ``work`` is raised;
     so is a WainError when a process dies. When this returns or raises, no process is left.
     """
-    if pieces > MOST_PIECES:
-        raise ValueError(f"{pieces} pieces, at most {MOST_PIECES} expected")
-    source, sink = os.pipe()
+    copies = Copies(work, pieces, min(cores(), pieces) - 1)
     try:
-        os.write(sink, b"".join([number.to_bytes(_TOKEN, "little") for number in range(pieces)]))
+        return [work(_numbers(copies.source, on_take)), *copies.results()]
     finally:
-        os.close(sink)
-    helpers: list[tuple[int, int]] = []  # process id, descriptor its result comes from
-    try:
-        for _ in range(min(cores(), pieces) - 1):
-            helpers.append(_start(work, source))
-        results = [work(_numbers(source, on_take))]
-        while helpers:
-            process, descriptor = helpers[-1]
+        copies.stop()
+
+
+class Copies:
+    """``work(numbers)`` in ``count`` copies of this process, which goes on meanwhile.
+
+    As with :func:`in_processes`; whoever made it calls :meth:`stop` in the end.
+    """
+
+    def __init__(self, work: Callable[[Iterator[int]], Value], pieces: int, count: int) -> None:
+        if pieces > MOST_PIECES:
+            raise ValueError(f"{pieces} pieces, at most {MOST_PIECES} expected")
+        self.source, sink = os.pipe()
+        self._running: list[tuple[int, int]] = []  # process id, where its result comes from
+        try:
+            numbers = [number.to_bytes(_TOKEN, "little") for number in range(pieces)]
+            os.write(sink, b"".join(numbers))
+        finally:
+            os.close(sink)
+        try:
+            for _ in range(count):
+                self._running.append(_start(work, self.source))
+        except BaseException:
+            self.stop()
+            raise
+
+    def results(self) -> list[Any]:
+        """What each of them made, when all are done. Raises their errors."""
+        found = []
+        while self._running:
+            process, descriptor = self._running[-1]
             with open(os.dup(descriptor), "rb") as stream:
                 data = stream.read()
-            _end(*helpers.pop(), kill=False)
-            results.append(_result(process, data))
-        return results
-    finally:
-        # Whoever gave up may now remove what the others were writing.
-        for process, descriptor in helpers:
-            _end(process, descriptor, kill=True)
-        os.close(source)
+            _end(*self._running.pop(), kill=False)
+            found.append(_result(process, data))
+        return found
+
+    def stop(self) -> None:
+        """End those that still work. Whoever gave up may now remove what they were writing."""
+        while self._running:
+            _end(*self._running.pop(), kill=True)
+        if self.source >= 0:
+            os.close(self.source)
+            self.source = -1
 
 
 def _start(work: Callable[[Iterator[int]], Value], source: int) -> tuple[int, int]:

@@ -13,29 +13,34 @@ packages where they have nothing else) and packages that make a namespace by a p
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
+from collections import namedtuple
+from contextlib import contextmanager
 from hashlib import sha256
-from typing import NamedTuple
 
 from images.errors import WainError
 from images.layout import FIXED_NS
 from images.manifest import Entry, Manifest, folders
 from images.place import write_own
 from images.store import Store
+from images.survey import LIST, Survey, listing
 from images.swap import alone, put_in_place, staging
 from images.tree import Checkout, Interpreter, checkout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from typing import NamedTuple
 
     Progress = Callable[[str, int, int], None]
 
 _READ_ONLY = 0o555
 _SITE = re.compile(r"lib/python[0-9.]+t?/site-packages(?=/)")
 INDEX = ".wain-checkout"
+_MAGIC = "wain-checkout 2"
 PATH_FILE = "wain.pth"
 CACHE = ".pycache"
 """Where bytecode goes that the image does not have (python -O): never into the checkout."""
@@ -94,37 +99,42 @@ def path_file(shared_site: str, prefix: str, has_bytecode: bool) -> bytes:
     ).encode()
 
 
-class Shared(NamedTuple):
-    """A shared checkout, and what an environment that uses it has itself.
+if TYPE_CHECKING:
 
-    ``files`` counts the whole image's, ``site`` is its folder of packages, ``bytecode`` tells
-    whether the shared modules have theirs.
-    """
+    class Shared(NamedTuple):
+        """A shared checkout, and what an environment that uses it has itself.
 
-    folder: str
-    own: Manifest
-    site: str
-    files: int
-    bytecode: bool
+        ``files`` counts the whole image's, ``site`` is its folder of packages, ``bytecode``
+        tells whether the shared modules have theirs.
+        """
+
+        folder: str
+        own: Manifest
+        site: str
+        files: int
+        bytecode: bool
+else:
+    Shared = namedtuple("Shared", "folder own site files bytecode")
 
 
 def find_shared(store: Store, name: str) -> Shared | None:
     """The shared checkout called *name*, by its index alone; None when it is not there.
 
     The index, ``.wain-checkout`` in its folder, is made of ``key value`` lines, an empty line
-    and the manifest of the own part; the first line has the sha256 of all the rest.
+    and the manifest of the own part; the first line has the sha256 of all the rest. ``list``
+    is the sha256 of the list of the shared files beside it.
     """
     found = _read_index(f"{store.root}/checkouts/{name}")
     return found[0] if found else None
 
 
-def _read_index(folder: str) -> tuple[Shared, tuple[int, int]] | None:
+def _read_index(folder: str) -> tuple[Shared, str] | None:
     try:
         with open(f"{folder}/{INDEX}", "rb") as stream:
             first, _, rest = stream.read().partition(b"\n")
     except OSError:
         return None
-    if first != f"wain-checkout 1 {sha256(rest).hexdigest()}".encode():
+    if first != f"{_MAGIC} {sha256(rest).hexdigest()}".encode():
         return None
     head, _, own = rest.partition(b"\n\n")
     values = dict(line.split(" ", 1) for line in head.decode().split("\n"))
@@ -132,9 +142,29 @@ def _read_index(folder: str) -> tuple[Shared, tuple[int, int]] | None:
         folder, Manifest.parse(own, f"{folder}/{INDEX}"), values["site"], int(values["files"]),
         values["bytecode"] == "1",
     )  # fmt: skip
-    return shared, (int(values["shared"]), int(values["bytes"]))
+    return shared, values["list"]
 
 
+class SharedCheckout:
+    """A shared checkout in use. ``shared`` is known at once, :meth:`settle` lets it be whole."""
+
+    def __init__(
+        self, shared: Shared, is_whole: Callable[[], bool], make: Callable[[], Checkout]
+    ) -> None:
+        self.shared = shared
+        self._is_whole = is_whole
+        self._make = make
+
+    def settle(self) -> Checkout | None:
+        """Make it where it is missing or was changed; what check-out did, None for nothing.
+
+        A checkout that is there has been looked at since the block began, beside other work.
+        Raises WainError.
+        """
+        return None if self._is_whole() else self._make()
+
+
+@contextmanager
 def shared_checkout(
     store: Store,
     load: Callable[[], Manifest],
@@ -142,82 +172,80 @@ def shared_checkout(
     interpreter: Interpreter,
     link: tuple[str, ...],
     on_progress: Progress | None = None,
-) -> tuple[Shared, Checkout | None]:
-    """The shared checkout called *name*, made when it is missing or was changed.
+    survey: Survey | None = None,
+) -> Iterator[SharedCheckout]:
+    """The shared checkout called *name*, which nobody else replaces while the block runs.
 
-    ``load`` gives the manifest it is made from. Returns what check-out did, too: None when
-    the folder was there, whole. Raises WainError.
+    ``load`` gives the manifest it is made from; *survey* may have begun to look at it before.
+    Raises WainError.
     """
-    parent = f"{store.root}/checkouts"
-    place = f"{parent}/{name}"
+    place = f"{store.root}/checkouts/{name}"
+
+    def make() -> Checkout:
+        shared, manifest = _divide(place, load())
+        return _make(store, shared, manifest, interpreter, link, on_progress)
+
     with alone(f"{store.root}/roots", place):
         found = _read_index(place)
-        if found and _survey(place) == found[1]:
-            return found[0], None
-        manifest = load()
-        own, shared = split(manifest)
-        made = Shared(
-            place, manifest.part(own), site_packages(manifest), len(manifest.entries),
-            any(entry.path.endswith(".pyc") for entry in shared),
-        )  # fmt: skip
+        if found is None:
+            yield SharedCheckout(_divide(place, load())[0], lambda: False, make)
+            return
+        shared, digest = found
+        survey = survey or Survey(place)
         try:
-            os.makedirs(parent, 0o755, exist_ok=True)
-            with staging(place) as staged:
-                done = checkout(
-                    manifest.part(shared), store, staged, place, interpreter,
-                    link=link, fsync=False, on_progress=on_progress,
-                )  # fmt: skip
-                write_own(f"{staged}/{INDEX}", _index(made, shared), False)
-                for folder in ["", *sorted(folders([entry.path for entry in shared]))]:
-                    os.chmod(f"{staged}/{folder}", _READ_ONLY)
-                put_in_place(staged, place)
-        except OSError as error:
-            raise WainError(place, error.strerror or str(error)) from None
-    return made, done
+            yield SharedCheckout(shared, functools.partial(survey.is_whole, digest), make)
+        finally:
+            survey.stop()
 
 
-def _index(made: Shared, shared: list[Entry]) -> bytes:
-    plain = [entry for entry in shared if entry.kind != "link"]
-    lines = [
-        f"site {made.site}",
-        f"files {made.files}",
-        f"bytecode {int(made.bytecode)}",
-        f"shared {len(plain)}",
-        f"bytes {sum(entry.size for entry in plain)}",
-    ]
-    rest = ("\n".join(lines) + "\n\n").encode() + made.own.to_bytes()
-    return f"wain-checkout 1 {sha256(rest).hexdigest()}\n".encode() + rest
+def _divide(place: str, manifest: Manifest) -> tuple[Shared, Manifest]:
+    """What an environment has itself, and the part of the image that is shared."""
+    own, shared = split(manifest)
+    has_bytecode = any(entry.path.endswith(".pyc") for entry in shared)
+    site, count = site_packages(manifest), len(manifest.entries)
+    return Shared(place, manifest.part(own), site, count, has_bytecode), manifest.part(shared)
 
 
-def _survey(folder: str) -> tuple[int, int] | None:
-    """How many files there are and their bytes together; None when one was written to.
-
-    A write in place, even through another hard link, changes the time every file was given.
-    """
-    count = size = 0
-    pending = [folder]
+def _make(
+    store: Store,
+    shared: Shared,
+    manifest: Manifest,
+    interpreter: Interpreter,
+    link: tuple[str, ...],
+    on_progress: Progress | None,
+) -> Checkout:
+    place = shared.folder
     try:
-        while pending:
-            path = pending.pop()
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                # By descriptor: a stat by a long path costs several times as much.
-                with os.scandir(descriptor) as items:
-                    for item in items:
-                        if item.is_dir(follow_symlinks=False):
-                            pending.append(f"{path}/{item.name}")
-                        elif not item.is_symlink():
-                            status = item.stat(follow_symlinks=False)
-                            if status.st_mtime_ns != FIXED_NS:
-                                return None
-                            count += 1
-                            size += status.st_size
-            finally:
-                os.close(descriptor)
-        index = os.lstat(f"{folder}/{INDEX}").st_size
-    except OSError:
-        return None
-    return count - 1, size - index
+        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+        with staging(place) as staged:
+            done = checkout(
+                manifest, store, staged, place, interpreter,
+                link=link, fsync=False, on_progress=on_progress,
+            )  # fmt: skip
+            files = [entry for entry in manifest.entries if entry.kind != "link"]
+            names = [".", *sorted(folders([entry.path for entry in manifest.entries]))]
+            size = sum(entry.size for entry in files)
+            listed = listing(names, [entry.path for entry in files], size)
+            write_own(f"{staged}/{LIST}", listed, False)
+            write_own(f"{staged}/{INDEX}", _index(shared, sha256(listed).hexdigest()), False)
+            for folder in names:
+                os.chmod(f"{staged}/{folder}", _READ_ONLY)
+                os.utime(f"{staged}/{folder}", ns=(FIXED_NS, FIXED_NS))
+            put_in_place(staged, place)
+    except OSError as error:
+        raise WainError(place, error.strerror or str(error)) from None
+    return done
+
+
+def _index(shared: Shared, digest: str) -> bytes:
+    lines = [
+        f"site {shared.site}",
+        f"files {shared.files}",
+        f"bytecode {int(shared.bytecode)}",
+        f"list {digest}",
+    ]
+    rest = ("\n".join(lines) + "\n\n").encode() + shared.own.to_bytes()
+    return f"{_MAGIC} {sha256(rest).hexdigest()}\n".encode() + rest
 
 
 def is_read_only(path: str) -> bool:

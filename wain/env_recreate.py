@@ -25,7 +25,6 @@ from images.stamp import (
     write_stamp,
 )
 from wain.env import is_current, place, report
-from wain.env_check import check, survived
 from wain.env_image import Settings, build, choose_target, recall, remember, target_here
 from wain.output import Output
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from images.environment import Editable, Recreated
     from images.manifest import Manifest
     from images.store import Store
+    from images.survey import Survey
 
 # Paths are str, as in images/.
 
@@ -45,16 +45,41 @@ def run(args: argparse.Namespace, out: Output, folder: str, wish: str, began: fl
     path = place(folder, args.path or wanted.settings.path)
     stamp = read_stamp(path)
     if args.check:
+        from wain.env_check import check
+
         return check(args, out, path, stamp, wish, folder, began)
     if stamp is not None and not args.force:
         if is_current(stamp, path, folder, wish):
             return report(out, stamp, path, False, began)
+        from wain.env_check import survived
+
         if survived(stamp, path, folder, wish):
             return report(out, stamp, path, False, began)
-    from images.environment import check_place
+    survey = _survey(args, wanted)
+    try:
+        from images.environment import check_place
 
-    check_place(path, args.force)
-    return _make(args, out, wanted, path, folder, wish, began)
+        check_place(path, args.force)
+        return _make(args, out, wanted, path, folder, wish, began, survey)
+    finally:
+        if survey:
+            survey.stop()
+
+
+def _survey(args: argparse.Namespace, wanted: _Wanted) -> Survey | None:
+    """Begin to look at the shared checkout a thin environment will use, if that is known.
+
+    Half of the time of making one goes into that; here nearly nothing is imported yet.
+    """
+    known = wanted.kept_in(default_store())
+    if not known or not (args.thin or wanted.settings.mode == "thin"):
+        return None
+    place = f"{os.path.abspath(default_store())}/checkouts/{known[0]}"
+    if wanted.settings.editable or not os.path.isdir(place):
+        return None
+    from images.survey import Survey
+
+    return Survey(place)
 
 
 class _Wanted:
@@ -92,12 +117,12 @@ class _Wanted:
                 self._settings = Settings.of(self.spec)
         return self._settings
 
-    def kept_in(self, store: Store) -> tuple[str, list[str]] | None:
+    def kept_in(self, store: str) -> tuple[str, list[str]] | None:
         """The remembered image when it is in this store, and the inputs that led to it."""
         known = self._known
-        if known is None or known.store != store.root:
+        if known is None or known.store != os.path.abspath(store):
             return None
-        if not os.path.exists(f"{store.manifest_folder}/{known.image}"):
+        if not os.path.exists(f"{known.store}/manifests/{known.image}"):
             return None
         return known.image, [one.path for one in known.inputs]
 
@@ -110,6 +135,7 @@ def _make(
     folder: str,
     wish: str,
     began: float,
+    survey: Survey | None,
 ) -> int:
     from images import environment
     from images.roots import Roots
@@ -133,7 +159,7 @@ def _make(
             image_id = catalog.resolve(args.image, target)
             names = [".wain/tags.json"]
         else:
-            image_id, names = wanted.kept_in(store) or build(args, out, wanted.spec, folder)
+            image_id, names = wanted.kept_in(store.root) or build(args, out, wanted.spec, folder)
         mode = "thin" if args.thin else wanted.settings.mode
         header = environment.image_header(store, image_id, mode)
         interpreter = _interpreter(header, args.python, path)
@@ -156,7 +182,7 @@ def _make(
             return environment.recreate(
                 store, image_id if header.image_id != image_id else header, path, interpreter,
                 mode=mode, force=args.force, editable=editable, project=folder, request=wish,
-                inputs=inputs, on_progress=out.progress,
+                inputs=inputs, on_progress=out.progress, survey=survey,
             )  # fmt: skip
 
         try:
