@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fleet.host_run import HostRun
 from fleet.inventory import Host, Settings
 from fleet.journal import StepRow
 from fleet.plan import SWITCH, HostPlan, Plan
+from fleet.result import hosts_text
 from fleet.rollback import roll_back
 from fleet.steps import SUCCEEDED, Job, Outcome
 from fleet.wanted import Comparisons, Wanted
@@ -73,7 +74,7 @@ def rehearse(
         for at, ((before, after), count) in enumerate(pairs.items(), 1):
             clone = Clone(before, after, count)
             way = f"{_short(before)} → {_short(after)}"
-            say(f"clone {at} of {len(pairs)}: {way}, for {count} hosts")
+            say(f"clone {at} of {len(pairs)}: {way}, for {hosts_text(count)}")
             root = Path(scratch) / str(at) / "root"
             root.parent.mkdir(mode=0o755)
             try:
@@ -88,10 +89,13 @@ def rehearse(
     return clones
 
 
-def left_out(settings: Settings) -> list[str]:
-    """What a rehearsal does not run."""
-    hooks = [f"after-switch: {command}" for command in settings.after_switch]
-    return hooks + [f"health: {check.text}" for check in settings.health if check.http]
+def left_out(settings: Settings, hosts: Iterable[Host]) -> list[str]:
+    """What a rehearsal does not run, or does not have."""
+    found = [f"after-switch: {command}" for command in settings.after_switch]
+    found += [f"health: {check.text}" for check in settings.health if check.http]
+    return found + [
+        f"env-file: {path}" for path in sorted({h.env_file or "" for h in hosts}) if path
+    ]
 
 
 def _play(
@@ -172,11 +176,11 @@ def _short(image: str | None) -> str:
     return image[:12] if image else "nothing"
 
 
-def evidence(plan: Plan, clones: Sequence[Clone], settings: Settings) -> dict[str, Any]:
-    """What is kept with the plan's digest."""
+def evidence(plan: Plan, clones: Sequence[Clone], left: Sequence[str]) -> dict[str, Any]:
+    """What is kept with the plan's digest; ``left`` was left out."""
     return {
         "plan": plan.digest,
         "images": dict(plan.images),
         "clones": [clone.document() for clone in clones],
-        "left_out": left_out(settings),
+        "left_out": list(left),
     }

@@ -9,6 +9,11 @@ from fleet.journal import HostRow
 from fleet.steps import Outcome
 
 
+def hosts_text(count: int) -> str:
+    """``1 host``, ``2 hosts``."""
+    return f"{count} host{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something to show: wave, step, host, soak, halt, back, wait, pause, note."""

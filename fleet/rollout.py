@@ -29,7 +29,7 @@ from fleet.host_run import HostRun
 from fleet.inventory import Host
 from fleet.journal import Journal, JournalError, StepRow
 from fleet.plan import BLOCKED, SWITCH, UNCHANGED, Plan
-from fleet.result import Event, Result, added, row_of
+from fleet.result import Event, Result, added, hosts_text, row_of
 from fleet.rollback import take_back
 from fleet.steps import FAILED, REVERTED, SUCCEEDED, UNREACHABLE, UNTOUCHED, Job, Outcome
 from fleet.wanted import Comparisons, Wanted
@@ -259,7 +259,8 @@ class Rollout:
 
     def _wait_for_approval(self, at: int) -> bool:
         wave = self._plan.waves[at]
-        question = f"Go on with wave {at + 1} of {len(self._plan.waves)}, {len(wave.hosts)} hosts?"
+        count = hosts_text(len(wave.hosts))
+        question = f"Go on with wave {at + 1} of {len(self._plan.waves)}, {count}?"
         if self._ask is not None:
             if not self._ask(question):
                 self._halted_by = f"wave {at + 1} was not approved"

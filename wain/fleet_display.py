@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fleet.control import Control
-from fleet.result import Event, Result
+from fleet.result import Event, Result, hosts_text
 from fleet.steps import UNTOUCHED
 from wain.output import Output, human_bytes
 
@@ -78,14 +78,14 @@ class Display:
             self._live.show(event)
             return
         if event.kind == "wave":
-            self._out.say(f"wave {event.wave + 1}: {event.text}, {_hosts(event.total)}")
+            self._out.say(f"wave {event.wave + 1}: {event.text}, {hosts_text(event.total)}")
         elif event.kind == "host":
             self._done += 1
             if self._hosts <= FEW:
                 self._out.say(f"  {event.host}: {event.text}")
             elif time.monotonic() > self._counted + INTERVAL or self._done == self._hosts:
                 self._counted = time.monotonic()
-                self._out.say(f"  {self._done} of {_hosts(self._hosts)} done")
+                self._out.say(f"  {self._done} of {hosts_text(self._hosts)} done")
         elif event.kind == "step":
             self._out.detail(f"  {event.host}: {event.text} …")
         elif event.kind == "soak":
@@ -93,13 +93,9 @@ class Display:
         elif event.kind == "halt":
             self._out.say(f"stopping: {event.text}")
         elif event.kind == "back":
-            self._out.say(f"going back ({event.text}): {_hosts(event.total)}")
+            self._out.say(f"going back ({event.text}): {hosts_text(event.total)}")
         else:
             self._out.say(event.text)
-
-
-def _hosts(count: int) -> str:
-    return f"{count} host{'' if count == 1 else 's'}"
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from fleet import reported
 from fleet.errors import HostError
 from fleet.inventory import Host
 from fleet.lock import fleet_lock
+from fleet.result import hosts_text
 from fleet.session import Session
 from images.errors import UsageError, WainError
 from wain.fleet_shared import (
@@ -108,9 +109,9 @@ def run_adopt(args: argparse.Namespace, out: Output) -> int:
     """Accept whatever stands in the place of ``current``; a folder is kept beside it."""
     with open_fleet(args) as fleet:
         hosts = selected(fleet, args)
-        shown = ", ".join(host.name for host in hosts[:5])
+        shown = ", ".join(host.name for host in hosts[:5]) + ", …" * (len(hosts) > 5)
         if must_ask(args, out, "fleet adopt") and not out.confirm(
-            f"Accept what is on {len(hosts)} hosts ({shown}…)?"
+            f"Accept what is on {hosts_text(len(hosts))} ({shown})?"
         ):
             return 1
         with fleet_lock(fleet.folder, "adopt"):

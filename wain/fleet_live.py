@@ -10,7 +10,7 @@ from rich.live import Live as RichLive
 from rich.table import Table
 from rich.text import Text
 
-from fleet.result import Event
+from fleet.result import Event, hosts_text
 from wain.output import printable
 
 # Hosts at work that are shown by name; the rest is counted.
@@ -39,8 +39,7 @@ class Live:
     def show(self, event: Event) -> None:
         """Take in one event; the screen follows by itself."""
         if event.kind == "wave":
-            count = f"{event.total} host{'' if event.total == 1 else 's'}"
-            self._title = f"wave {event.wave + 1}: {event.text}, {count}"
+            self._title = f"wave {event.wave + 1}: {event.text}, {hosts_text(event.total)}"
             self._note = ""
         elif event.kind == "step":
             self._working[event.host] = (event.text, time.monotonic())
@@ -50,7 +49,7 @@ class Live:
         elif event.kind == "soak":
             self._note = f"soaking, {event.total - event.done} s left"
         elif event.kind == "back":
-            self._note = f"going back ({event.text}): {event.total} hosts"
+            self._note = f"going back ({event.text}): {hosts_text(event.total)}"
         else:
             self._note = event.text
         if not self._live.is_started:

@@ -6,6 +6,7 @@ import argparse
 
 from fleet import reported
 from fleet.reported import Match
+from fleet.result import hosts_text
 from images.errors import UsageError, WainError
 from wain.fleet_shared import Fleet, open_fleet
 from wain.output import Output
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             ["host", "image", "what", "version", "seen"],
             [[m.host, names[m.image], m.package, m.version, m.seen] for m in found],
         )
-        out.say(f"{len(found)} hosts, from what each last reported")
+        out.say(f"{hosts_text(len(found))}, from what each last reported")
         out.result(
             {"hosts": [{"host": m.host, "image": m.image, "package": m.package,
                         "version": m.version, "seen": m.seen} for m in found]}

@@ -29,7 +29,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             fleet.by(reason="rehearse"), out.say,
         )  # fmt: skip
         ok = all(clone.ok for clone in clones)
-        kept = evidence(plan, clones, settings)
+        left = left_out(settings, hosts)
+        kept = evidence(plan, clones, left)
         fleet.journal.add_rehearsal(plan.digest, next(iter(plan.images.values())), ok, kept)
         rows = [
             [fleet.name_of(clone.before), fleet.name_of(clone.after), clone.hosts,
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             out.table(["from", "to", "hosts", "result"], rows)
         else:
             out.say("no host would change: nothing to rehearse")
-        for item in left_out(settings):
+        for item in left:
             out.say(f"not rehearsed: {item}")
         out.say(f"plan {plan.digest[:16]} {'passed' if ok else 'failed'} its rehearsal")
         out.result({**kept, "ok": ok})

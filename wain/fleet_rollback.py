@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fleet.control import Control
-from fleet.result import row_of
+from fleet.result import hosts_text, row_of
 from fleet.rollback_run import roll_back_all
 from fleet.steps import UNTOUCHED, Job, Outcome
 from wain.fleet_display import Display, show_result, signals
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         hosts = selected(fleet, args)
         to = fleet.catalog.resolve(args.to) if args.to else None
         target = fleet.name_of(to) if to else "the previous release"
-        if asking and not out.confirm(f"Roll {len(hosts)} hosts back to {target}?"):
+        if asking and not out.confirm(f"Roll {hosts_text(len(hosts))} back to {target}?"):
             out.say("nothing was changed")
             return 1
         why = f"rollback to {target}" + (f": {args.reason}" if args.reason else "")

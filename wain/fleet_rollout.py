@@ -12,7 +12,7 @@ from fleet.control import Control
 from fleet.inventory import Host
 from fleet.lock import holder_of
 from fleet.plan import SWITCH, HostPlan, Plan
-from fleet.result import Result, row_of
+from fleet.result import Result, hosts_text, row_of
 from fleet.resume import going_on, outcome_before
 from fleet.rollout import Rollout
 from fleet.signed import check_signed, with_proofs
@@ -78,7 +78,7 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
                 _must_be_rehearsed(fleet, plan)
             if plan.count(SWITCH):
                 show_plan(out, fleet, plan, {one.id: one for one in wanted}, images)
-                if ask and not out.confirm(f"Roll out to {plan.count(SWITCH)} hosts?"):
+                if ask and not out.confirm(f"Roll out to {hosts_text(plan.count(SWITCH))}?"):
                     out.say("nothing was changed")
                     return 1
             number = _begin(fleet, plan, by, args)
@@ -118,7 +118,7 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, stage_only)
             before = _before(fleet, rollout.number, plan)
             left = sum(one.host not in before and one.action == SWITCH for one in plan.hosts)
-            if ask and not out.confirm(f"Go on with {rollout.id}, {left} hosts left?"):
+            if ask and not out.confirm(f"Go on with {rollout.id}, {hosts_text(left)} left?"):
                 out.say("nothing was changed")
                 return 1
             fleet.journal.set_state(rollout.number, journals.RUNNING)
