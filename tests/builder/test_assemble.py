@@ -7,7 +7,10 @@ import csv
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from builder.kept import sweep
 from builder.layout import ConflictError
 from builder.prune import matcher
 from builder.secrets import SecretError
-from images.errors import UsageError
+from images.errors import LockedError, UsageError
 from images.render import Interpreter
 from images.store import Store
 from tests.support.handmade import make_wheel
@@ -356,6 +359,46 @@ def test_an_assembly_that_dies_leaves_orphans_only(
     assert bool(list(store.keys())) == (moment != "publish")
     image = build([wheel])
     assert store.missing(image.manifest.objects()) == []
+
+
+@pytest.mark.row("K2", "S3")
+def test_two_builds_and_a_collection_at_once(store: Store, tmp_path: Path, build: Build) -> None:
+    """Three processes on one store: both builds give the one image, and it is whole."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for number in range(3):
+        files = {f"p{number}/m{i}.py": f"x = {i}\n" * 50 for i in range(60)}
+        made = make_wheel(tmp_path, f"p{number}", files).path
+        shutil.copy(made, wheels / made.name)
+    python = ".".join(map(str, sys.version_info[:2]))
+    command = [sys.executable, "-m", "tests.support.assemble_run", "", str(wheels), python, "2"]
+
+    def start(root: str) -> subprocess.Popen[str]:
+        command[3] = root
+        return subprocess.Popen(
+            [*command, "sorted"], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+        )
+
+    alone = start(str(tmp_path / "alone"))
+    wanted = alone.communicate()[0].strip()
+    manifest = Store(str(tmp_path / "alone")).manifest(wanted)
+    with store.batch() as batch:
+        batch.put(b"of no image")
+    both = [start(store.root) for _ in range(2)]
+    held = collected = 0
+    while any(one.poll() is None for one in both):
+        try:
+            collected += store.collect(manifest.objects(), [wanted]).objects
+        except LockedError:
+            held += 1
+        time.sleep(0.002)
+    assert [one.communicate()[0].strip() for one in both] == [wanted, wanted]
+    assert store.missing(manifest.objects()) == []
+    assert store.manifest(wanted) == manifest
+    assert store.verify() == []
+    assert held or collected
+    store.collect(manifest.objects(), [wanted])
+    assert sorted(store.keys()) == sorted(manifest.objects())
 
 
 def test_a_bad_wheel_ends_all_of_it(

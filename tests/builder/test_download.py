@@ -171,7 +171,7 @@ def test_dripping_is_given_up(
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.row("I2")
+@pytest.mark.row("I1", "I2")
 @pytest.mark.parametrize("how", ["silence", "headers"])
 def test_no_answer_in_time(server: Server, tmp_path: Path, how: str) -> None:
     server.behave[PATH] = (

@@ -43,13 +43,13 @@ CALLS = (
 NAMING = "rename,mkdir,unlink,unlinkat,rmdir,symlink,link,linkat"
 # The error, the calls that may give it, and of openat which: those whose line has this.
 FAILING = {
-    "EIO": (f"openat,write,pwrite64,fsync,syncfs,ftruncate,{NAMING}", ""),
+    "EIO": (f"openat,write,pwrite64,fsync,syncfs,ftruncate,{NAMING}", "/app"),
     "ENOSPC": ("openat,write,pwrite64,fsync,syncfs,mkdir,link,linkat,symlink,rename", "O_CREAT"),
     "EDQUOT": ("openat,write,pwrite64,fsync,syncfs,mkdir,link,linkat,symlink,rename", "O_CREAT"),
     "EROFS": (f"openat,fchmod,utimensat,ftruncate,{NAMING}", "O_WRONLY|O_RDWR"),
     "ESTALE": (f"openat,write,pwrite64,fsync,{NAMING}", "/app"),
     "EMFILE": ("openat", ""),
-    "EINTR": (f"openat,write,pwrite64,fsync,syncfs,flock,read,{NAMING}", ""),
+    "EINTR": (f"openat,write,pwrite64,fsync,syncfs,flock,{NAMING}", "/app"),
 }
 
 

@@ -82,7 +82,7 @@ def deploy(host: Host, image: Manifest, what: Proof | None) -> None:
         session.confirm(generation)
 
 
-@pytest.mark.row("G1")
+@pytest.mark.row("G1", "Z2")
 def test_every_bad_signature_is_refused_by_the_host(
     host: Host, old: Manifest, new: Manifest, keys: dict[str, Path], trust: Trust, sign: Sign
 ) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from fleet.journal import Journal
+from images.signature import sign_image
 from images.store import Store
 from tests.support.fleets import Project
 from tests.support.hosts import until
 from tests.support.mounts import tmpfs
+from tests.support.sshd import make_key
 
 # A check that waits for a file: a roll-out can be held at exactly this point.
 GATE = "touch {root}/../at-$(basename {root}); while test -e {root}/../hold; do sleep 0.05; done"
@@ -291,6 +293,71 @@ def test_resume_refuses_when_the_inventory_or_the_image_changed(project: Project
     assert ran.code == 0, ran.text
     assert set(project.currents().values()) == {new}
     assert old != new
+
+
+@pytest.mark.row("C4", "G1")
+def test_resume_asks_for_signatures_by_who_counts_now(project: Project, tmp_path: Path) -> None:
+    old, new = rolled_out(project, parallel=1)
+    for name in ("ann", "ben"):
+        make_key(tmp_path / name)
+    signers = project.folder / "allowed_signers"
+
+    def trust(name: str) -> None:
+        signers.write_text(f"{name} {(tmp_path / name).with_suffix('.pub').read_text()}")
+        signers.chmod(0o644)
+
+    trust("ann")
+    toml = project.folder / "fleet.toml"
+    toml.write_text(toml.read_text() + '[trust]\nsigners = "allowed_signers"\nrequired = true\n')
+    sign_image(project.store, new, "shop", "shop", str(tmp_path / "ann"), "ann", days=1)
+    gate = Gate(project)
+    process = project.start("rollout", "shop:v2", "--yes")
+    until(lambda: gate.reached("h1"), 30)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    gate.open()
+    assert ended(process)[0] == 130
+    trust("ben")
+    ran = project.wain("resume", "--yes")
+    assert ran.code == 1
+    assert "(wrong key)" in ran.text
+    assert ran.text.count("wain: error: ") == 1
+    assert project.currents() == {"h1": new, "h2": old, "h3": old}
+    trust("ann")
+    assert project.wain("resume", "--yes").code == 0
+    assert set(project.currents().values()) == {new}
+
+
+@pytest.mark.row("C3")
+def test_the_journal_of_another_project(project: Project, tmp_path: Path) -> None:
+    """What it tells of hosts that are not ours is not gone on with; ours are asked themselves."""
+    other = Project(tmp_path / "other" / "shop", project.store)
+    other.folder.mkdir(parents=True)
+    (tmp_path / "other" / "hosts").mkdir()
+    rolled_out(other, parallel=1)
+    gate = Gate(other)
+    process = other.start("rollout", "shop:v2", "--yes")
+    until(lambda: gate.reached("h1"), 30)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    gate.open()
+    assert ended(process)[0] == 130
+    project.write(3)
+    project.image("v2")
+    ours = project.image("v5", "ours")
+    assert project.wain("rollout", "shop:v5", "--yes").code == 0
+    for path in (project.folder / ".wain").glob("fleet.db*"):
+        path.unlink()
+    for path in (other.folder / ".wain").glob("fleet.db*"):
+        (project.folder / ".wain" / path.name).write_bytes(path.read_bytes())
+    ran = project.wain("resume", "--yes")
+    assert (ran.code, "host h1 is now" in ran.text) == (3, True), ran.text
+    assert set(project.currents().values()) == {ours}
+    again = project.wain("rollout", "shop:v5", "--yes")
+    assert (again.code, again.document["result"]) == (0, "unchanged")
+    newer = project.image("v6", "newer")
+    assert project.wain("rollout", "shop:v6", "--yes").code == 0
+    assert set(project.currents().values()) == {newer}
 
 
 @pytest.mark.row("D1")
