@@ -79,6 +79,9 @@ def check_place(path: str, force: bool = False) -> None:
         raise UsageError(ascii(path), problem)
     if not os.path.lexists(path):
         return
+    if os.path.ismount(path):
+        what = "is a mount point, which nothing can be put in the place of"
+        raise UsageError(path, what, "name a folder below it")
     if os.path.islink(path) or not os.path.isdir(path):
         what = "is a symbolic link" if os.path.islink(path) else "is a file"
         raise UsageError(path, f"{what}, not an environment", "remove it, or name another path")
@@ -121,6 +124,8 @@ def recreate(
     caller holds ``swap.alone(roots.folder, path)``.
     """
     check_place(path, force)
+    if f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(store.root)}/"):
+        raise UsageError(path, "is inside the store", "name another path")
     without = editable.owner if editable else ""
     image_id = image if isinstance(image, str) else image.image_id
 

@@ -116,6 +116,12 @@ class Store:
                 "use the release of wain that wrote it, or another WAIN_STORE",
             )
         try:
+            for folder, length in ((self.objects, 2), (self.manifest_folder, 64), (self.tmp, 16)):
+                # Never take somebody's folder for ours: what is not known is removed from it.
+                for name in names(folder):
+                    if len(name) != length or not _HEX.issuperset(name):
+                        what = f"this is no store, and '{folder}' holds other things ({name!a:.60})"
+                        raise StoreError(self.root, what, "name a new folder")
             for folder in (self.root, self.objects, self.manifest_folder, self.tmp):
                 os.makedirs(folder, 0o755, exist_ok=True)
             with staging(self.tmp) as (folder, _):

@@ -11,7 +11,7 @@ import argparse
 import os
 
 from images.errors import WainError
-from images.home import default_store
+from images.home import default_store, open_store
 from images.interpreter import python_of, running_interpreter
 from images.layout import SuspectError
 from images.render import Interpreter
@@ -139,10 +139,9 @@ def _make(
 ) -> int:
     from images import environment
     from images.roots import Roots
-    from images.store import Store
     from images.swap import alone
 
-    store = Store(default_store())
+    store = open_store()
 
     def waiting() -> None:
         out.say(f"{path}: another wain is making this environment, waiting for it")

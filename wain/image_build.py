@@ -31,8 +31,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from builder.spec import load_spec
     from images.catalog import Catalog, check_tag
     from images.errors import UsageError
-    from images.home import default_store
-    from images.store import Store
+    from images.home import open_store
     from wain.output import human_bytes
 
     if args.jobs < 0:
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     spec = load_spec(args.directory)
     tags = ("latest",) if args.tag is None else ("latest", check_tag(args.tag))
     targets = spec.chosen_targets(args.target)
-    catalog = Catalog(Store(default_store()), spec.folder)
+    catalog = Catalog(open_store(), spec.folder)
     images: dict[str, object] = {}
     for target in targets:
         built = build_image(

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 def open_catalog(args: argparse.Namespace) -> Catalog:
     """The catalog of the folder a command works in, over this user's store."""
     from images.catalog import Catalog
-    from images.home import default_store
-    from images.store import Store
+    from images.home import open_store
 
-    return Catalog(Store(default_store()), args.directory)
+    return Catalog(open_store(), args.directory)
 
 
 def short(image_id: str) -> str:

@@ -18,6 +18,7 @@ from images import swap
 from images.catalog import Catalog, ImageDocument
 from images.environment import recreate
 from images.errors import LockedError, UsageError, WainError
+from images.home import default_store, open_store
 from images.interpreter import running_interpreter
 from images.layout import StoreError
 from images.store import Store
@@ -423,9 +424,33 @@ def test_json_of_the_tags_file(catalog: Catalog) -> None:
     assert (Path(catalog.project) / ".wain" / ".gitignore").read_text() == "*\n"
 
 
-def test_the_store_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    from images.home import default_store
+def test_a_store_is_never_made_among_other_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home folder as the store: what no image names would be removed from ~/tmp, ~/images."""
+    for name, victim in (("home", "images/mine.jpg"), ("part", "tmp/work/mine"), ("hex", "tmp/x")):
+        root = tmp_path / name
+        (root / victim).parent.mkdir(parents=True)
+        (root / victim).write_text("mine")
+        before = sorted(root.rglob("*"))
+        monkeypatch.setenv("WAIN_STORE", str(root))
+        with pytest.raises(StoreError, match=r"holds other things \('(images|work|x)'\)"):
+            open_store()
+        assert sorted(root.rglob("*")) == before
+    # What a cut left of a store in the making is one.
+    (tmp_path / "cut" / "tmp" / ("0" * 16)).mkdir(parents=True)
+    monkeypatch.setenv("WAIN_STORE", str(tmp_path / "cut"))
+    assert open_store().manifests() == []
+    (tmp_path / "cut").chmod(0o777)
+    with pytest.raises(StoreError, match="writable by everybody"):
+        open_store()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WAIN_STORE", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="Not a directory"):
+        open_store()
 
+
+def test_the_store_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAIN_STORE", "/elsewhere")
     assert default_store() == "/elsewhere"
     monkeypatch.delenv("WAIN_STORE")

@@ -246,6 +246,17 @@ def test_an_empty_folder_is_a_place(tmp_path: Path) -> None:
     check_place(str(tmp_path / "env"))
 
 
+@pytest.mark.root
+def test_a_mount_point_and_the_store_are_no_place(store: Store, tmp_path: Path) -> None:
+    manifest = make_image(store, V1)
+    with mounts.tmpfs(tmp_path) as disk, pytest.raises(UsageError, match="is a mount point"):
+        recreate(store, manifest, str(disk), HERE)
+    (tmp_path / "link").symlink_to(store.root)
+    for path in (f"{store.root}/env", f"{tmp_path}/link/tmp/env"):
+        with pytest.raises(UsageError, match="inside the store"):
+            recreate(store, manifest, path, HERE)
+
+
 @pytest.mark.parametrize("name", ["a:b", "a\\b", "a\nb"])
 def test_paths_that_cannot_hold_an_environment(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
