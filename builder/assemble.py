@@ -205,6 +205,8 @@ class _Gathering:
         try:
             futures = [threads.submit(self._part, wheel) for wheel in ordered]
             parts = self._results(futures)
+            if any(part.fresh for part in parts):
+                threads.submit(self._batch.flush)
             if self._bytecode:
                 self._bytecode.finish(self._progress)
         finally:

@@ -123,6 +123,21 @@ class Batch:
         if self._staged.setdefault(key, name) is not name:
             durable.discard(name)
 
+    def flush(self) -> None:
+        """Begin to write to the disk what was added; what goes wrong, publish() will meet.
+
+        Saves time where something else is computed meanwhile, in another thread.
+        """
+        try:
+            # A descriptor of its own: each is told once of what could not be written.
+            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                durable.sync_filesystem(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return
+
     def publish(self) -> None:
         """Barrier, renames, barrier. Raises StoreError; what has no name yet is discarded."""
         if not self._staged:

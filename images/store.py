@@ -243,7 +243,7 @@ class Store:
         with self.writing():
             try:
                 with staging(self.tmp) as (folder, _):
-                    packed = zlib.compress(manifest.to_bytes(), 6)
+                    packed = zlib.compress(manifest.to_bytes(), 3)
                     durable.write_file(path, packed, f"{folder}/manifest", FILE_MODE)
             except OSError as error:
                 raise failed(path, error) from None
