@@ -14,7 +14,6 @@ import images.forks
 from images.errors import WainError
 from images.forks import MOST_PIECES, can_fork, in_processes
 
-
 _before: set[str] = set()
 
 
