@@ -18,7 +18,7 @@ from wain.output import Output
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
 # name -> (module, one line of help); the order is the order of the main job.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -64,18 +64,19 @@ def _width() -> int:
         return 78
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, but its errors have the one form all of wain's errors have."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _Formatter, **options})
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
+        """One line, exit 2."""
         print(f"{self.prog.split()[0]}: error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
-_GLOBAL = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+_GLOBAL = Parser(add_help=False, argument_default=argparse.SUPPRESS)
 _GLOBAL.add_argument("-C", dest="directory", metavar="DIR", help="work in DIR")
 _GLOBAL.add_argument("--json", action="store_true", help="one JSON document on stdout")
 _GLOBAL.add_argument("-q", dest="quiet", action="store_true", help="only errors and results")
@@ -166,7 +167,7 @@ def _build_parser(command: str, alone: bool) -> argparse.ArgumentParser:
     With `alone` it knows no other command: making the others is a tenth of the time of a
     `wain env` with nothing to do.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="wain",
         parents=[_GLOBAL],
         description="Reproducible Python environments from wheels, rolled out to fleets.",
@@ -176,7 +177,7 @@ def _build_parser(command: str, alone: bool) -> argparse.ArgumentParser:
     parser.set_defaults(run=_no_command(parser))
     # Without prog, argparse would format a usage text to find it.
     commands = parser.add_subparsers(
-        metavar="COMMAND", dest="command", prog="wain", parser_class=_Parser
+        metavar="COMMAND", dest="command", prog="wain", parser_class=Parser
     )
     for name, (module_name, help_text) in COMMANDS.items():
         if alone and command in COMMANDS and name != command:
@@ -196,7 +197,7 @@ def _build_parser(command: str, alone: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def global_options() -> _Parser:
+def global_options() -> Parser:
     """The options every command takes: a parent parser for sub-commands of a group."""
     return _GLOBAL
 

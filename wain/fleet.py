@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-from typing import Any, cast
 
-from wain.cli import EXIT_CODES, global_options
+from wain import group
 from wain.output import Output
 
 # action -> (module, one line of help); the order is the order of the main job.
@@ -33,47 +31,11 @@ ACTIONS: dict[str, tuple[str, str]] = {
 }
 
 
-class _Lazy(argparse.ArgumentParser):
-    """A parser that gets its arguments, and its module, when it is first used."""
-
-    def __init__(self, *, action: str = "", **options: Any) -> None:
-        self._action = action
-        self._filled = False
-        super().__init__(**options)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if not self._filled:
-            self._filled = True
-            module = importlib.import_module(ACTIONS[self._action][0])
-            adder = getattr(module, f"arguments_{self._action}", None) or module.arguments
-            adder(self)
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"wain: error: {message} (see {self.prog} --help)\n")
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """One sub-command for each action."""
-    actions = parser.add_subparsers(metavar="ACTION", dest="action", parser_class=_Lazy)
-    for name, (_, text) in ACTIONS.items():
-        actions.add_parser(
-            name,
-            action=name,
-            parents=cast(Any, [global_options()]),
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    parser.set_defaults(show_help=parser.print_help)
+    group.arguments(parser, ACTIONS)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    """Run one action; its module was imported when its arguments were read."""
-    if not args.action:
-        args.show_help()
-        return 2
-    module = importlib.import_module(ACTIONS[args.action][0])
-    runner = getattr(module, f"run_{args.action}", None) or module.run
-    return int(runner(args, out))
+    """Run one action."""
+    return group.run(args, out, ACTIONS)

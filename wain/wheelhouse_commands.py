@@ -41,7 +41,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
             epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parsers[name].add_argument(
             "--wheelhouse", metavar="DIR", help="another wheelhouse than the project's"
