@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from fleet.errors import HostError
 from fleet.inventory import Host, Settings
-from fleet.preflight import Problem, room_problems, state_problems, target_problems
+from fleet.preflight import Problem, Room, room_problems, state_problems, target_problems
 from fleet.session import Facts
 from fleet.wanted import Change, Transfer, Wanted
 from fleet.waves import Wave, make_waves
@@ -39,7 +39,7 @@ class HostPlan:
     """What is to happen on one host.
 
     ``image`` is None where no image fits. ``current`` and ``generation`` are what the switch
-    insists on. ``size`` in bytes on the wire.
+    insists on. ``size`` in bytes on the wire, ``room`` is what its disk must have free.
     """
 
     host: str
@@ -50,6 +50,7 @@ class HostPlan:
     generation: int = 0
     objects: int = 0
     size: int = 0
+    room: Room = field(default_factory=Room)
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -158,7 +159,7 @@ def plan_host(
     problems = room_problems(answer, transfer.room)
     return replace(
         seen, action=BLOCKED if problems else SWITCH, objects=transfer.objects,
-        size=transfer.size, problems=tuple(problems),
+        size=transfer.size, room=transfer.room, problems=tuple(problems),
     )  # fmt: skip
 
 

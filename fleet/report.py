@@ -29,7 +29,7 @@ def markdown(
     if rollout.plan_digest:
         lines.append(f"* Plan: `{rollout.plan_digest}`")
     lines += ["", *_counts(hosts), ""]
-    lines += _plan(rollout)
+    lines += _plan(rollout, name_of)
     lines += ["## Hosts", "", "| host | wave | state | image | sent | seconds | error |",
               "| --- | ---: | --- | --- | ---: | ---: | --- |"]  # fmt: skip
     for row in hosts:
@@ -55,16 +55,19 @@ def _counts(hosts: Sequence[HostRow]) -> list[str]:
     return [f"{len(hosts)} hosts: {told}. {sent} bytes of packs and manifests were sent."]
 
 
-def _plan(rollout: Rollout) -> list[str]:
+def _plan(rollout: Rollout, name_of: Callable[[str | None], str]) -> list[str]:
     settings = rollout.plan.get("settings", {})
     waves = rollout.plan.get("waves", [])
     if not waves:
         return []
     lines = ["## Plan", ""]
+    for change in rollout.plan.get("changes", []):
+        way = f"{name_of(change['from'])} → {name_of(change['to'])}"
+        lines += [f"{_text(way)} on {_names(change['hosts'])}:", ""]
+        lines += [f"* {_text(line)}" for line in change["lines"]]
+        lines.append("")
     for at, wave in enumerate(waves, 1):
-        shown = ", ".join(wave["hosts"][:20])
-        more = f" and {len(wave['hosts']) - 20} more" if len(wave["hosts"]) > 20 else ""
-        lines.append(f"{at}. `{_code(wave['rule'])}`: {_text(shown)}{more}")
+        lines.append(f"{at}. `{_code(wave['rule'])}`: {_names(wave['hosts'])}")
     lines.append("")
     for title, key in (("max-failures", "max_failures"), ("max-unreachable", "max_unreachable"),
                        ("on-halt", "on_halt"), ("soak (seconds)", "soak")):  # fmt: skip
@@ -72,6 +75,11 @@ def _plan(rollout: Rollout) -> list[str]:
     lines += [f"* after the switch: `{_code(item)}`" for item in settings.get("after_switch", [])]
     lines += [f"* health: `{_code(item[0])}`" for item in settings.get("health", [])]
     return [*lines, ""]
+
+
+def _names(hosts: Sequence[str]) -> str:
+    more = f" and {len(hosts) - 20} more" if len(hosts) > 20 else ""
+    return _text(", ".join(hosts[:20])) + more
 
 
 def _host(row: HostRow, steps: Sequence[StepRow]) -> list[str]:

@@ -87,7 +87,10 @@ def run_report(args: argparse.Namespace, out: Output) -> int:
     with open_fleet(args) as fleet:
         rollout = _find(fleet, args.rollout)
         hosts = fleet.journal.host_rows(rollout.number)
-        names = fleet.names(row.image for row in hosts)
+        changed = rollout.plan.get("changes", [])
+        names = fleet.names(
+            [row.image for row in hosts] + [one[end] for one in changed for end in ("from", "to")]
+        )
         text = markdown(rollout, hosts, fleet.journal.steps(rollout.number), names.__getitem__)
         if args.output:
             path = Path(args.directory, args.output)

@@ -9,6 +9,7 @@ from typing import Any
 from fleet.inventory import Host
 from fleet.plan import SWITCH, HostPlan, Plan, make_plan
 from fleet.preflight import Problem
+from fleet.result import hosts_text
 from fleet.session import Session
 from fleet.survey import hook_problems, note_answers, survey
 from fleet.wanted import Change, Comparisons, Wanted, load_wanted
@@ -64,15 +65,10 @@ def show_plan(
 ) -> None:
     """The plan for people: what changes, once for each pair of images; then host by host."""
     names = fleet.names([host.current for host in plan.hosts] + [host.image for host in plan.hosts])
-    pairs: dict[tuple[str | None, str], int] = {}
-    for host in plan.hosts:
-        if host.action == SWITCH and host.image:
-            pair = (host.current, host.image)
-            pairs[pair] = pairs.get(pair, 0) + 1
-    for (current, image), count in pairs.items():
-        change = images.change(current, wanted[image])
-        out.say(f"{names[current]} → {names[image]} on {count} host{'s' * (count != 1)}")
-        for line in _lines(change, current):
+    for one in changes(plan, wanted, images):
+        count = hosts_text(len(one["hosts"]))
+        out.say(f"{names[one['from']]} → {names[one['to']]} on {count}")
+        for line in one["lines"]:
             out.say(f"  {line}")
     wave_of = {name: at for at, wave in enumerate(plan.waves, 1) for name in wave.hosts}
     rows = [
@@ -87,6 +83,24 @@ def show_plan(
     waves = ", ".join(f"{wave.rule} ({len(wave.hosts)})" for wave in plan.waves)
     out.say(f"waves: {waves}")
     out.say(f"plan {plan.digest[:16]}")
+
+
+def changes(plan: Plan, wanted: dict[str, Wanted], images: Comparisons) -> list[dict[str, Any]]:
+    """What happens, once for each pair of images: its hosts, and lines for people."""
+    pairs: dict[tuple[str | None, str], list[HostPlan]] = {}
+    for host in plan.hosts:
+        if host.action == SWITCH and host.image:
+            pairs.setdefault((host.current, host.image), []).append(host)
+    found = []
+    for (current, image), hosts in pairs.items():
+        lines = _lines(images.change(current, wanted[image]), current)
+        size, inodes = (max(host.room.size for host in hosts),
+                        max(host.room.inodes for host in hosts))  # fmt: skip
+        lines.append(f"each host needs {human_bytes(size)} and {inodes} inodes free")
+        found.append(
+            {"from": current, "to": image, "hosts": [host.host for host in hosts], "lines": lines}
+        )
+    return found
 
 
 def _lines(change: Change, current: str | None) -> list[str]:
@@ -123,6 +137,7 @@ def _host(host: HostPlan, wanted: dict[str, Wanted], images: Comparisons) -> dic
     document: dict[str, Any] = {
         "action": host.action, "from": host.current, "to": host.image,
         "generation": host.generation, "bytes_to_send": host.size, "objects": host.objects,
+        "needs": {"bytes": host.room.size, "inodes": host.room.inodes},
         "problems": [problem.text for problem in host.problems],
     }  # fmt: skip
     if host.action == SWITCH and host.image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from fleet import journal as journals
 from fleet import reported
@@ -20,7 +21,7 @@ from fleet.steps import UNTOUCHED, Job, Outcome
 from fleet.wanted import Comparisons, Wanted, load_wanted
 from images.errors import DifferenceError, WainError
 from wain.fleet_display import Display, show_result, signals
-from wain.fleet_plan import show_plan, survey_and_plan
+from wain.fleet_plan import changes, show_plan, survey_and_plan
 from wain.fleet_shared import (
     Fleet,
     at_work,
@@ -76,12 +77,13 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
                 )  # fmt: skip
             if args.rehearsed:
                 _must_be_rehearsed(fleet, plan)
+            by_id = {one.id: one for one in wanted}
             if plan.count(SWITCH):
-                show_plan(out, fleet, plan, {one.id: one for one in wanted}, images)
+                show_plan(out, fleet, plan, by_id, images)
                 if ask and not out.confirm(f"Roll out to {hosts_text(plan.count(SWITCH))}?"):
                     out.say("nothing was changed")
                     return 1
-            number = _begin(fleet, plan, by, args)
+            number = _begin(fleet, plan, by, args, changes(plan, by_id, images))
             return _execute(
                 fleet, out, number, plan, hosts, wanted, images, by, {},
                 approve=args.approve, asking=ask,
@@ -173,7 +175,10 @@ def _must_be_rehearsed(fleet: Fleet, plan: Plan) -> None:
         )
 
 
-def _begin(fleet: Fleet, plan: Plan, by: Mapping[str, str], args: argparse.Namespace) -> int:
+def _begin(
+    fleet: Fleet, plan: Plan, by: Mapping[str, str], args: argparse.Namespace,
+    changed: list[dict[str, Any]],
+) -> int:  # fmt: skip
     wave_of = {name: at for at, wave in enumerate(plan.waves) for name in wave.hosts}
     fleet.journal.abandon_open()
     return fleet.journal.begin(
@@ -181,7 +186,7 @@ def _begin(fleet: Fleet, plan: Plan, by: Mapping[str, str], args: argparse.Names
         image=next(iter(plan.images.values())),
         image_name=plan.label,
         plan_digest=plan.digest,
-        plan=plan.document(),
+        plan={**plan.document(), "changes": changed},
         who=by["who"],
         machine=by["machine"],
         reason=args.reason,

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             entry["image_name"] = names[entry["image"]]
             for old, pids in entry.get("old_processes", {}).items():
                 shown = ", ".join(str(pid) for pid in pids[:5])
-                out.warn(f"{name}: pid {shown} still run from release {old[:12]}")
+                runs = "runs" if len(pids) == 1 else "run"
+                out.warn(f"{name}: pid {shown} still {runs} from release {old[:12]}")
         under_way = _rollout(fleet, out)
         out.result({"hosts": document, "rollout": under_way,
                     "quarantined": fleet.journal.quarantined()})  # fmt: skip
@@ -89,13 +90,15 @@ def _entry(
         return entry | {"state": state, "error": answer.what}
     stand = answer.state
     word, error = "ok", ""
+    if stand.pending:  # until it is confirmed, that is where it goes back to
+        entry["previous"] = (stand.pending.back or "").removeprefix("releases/") or None
     if stand.foreign:
         word, error = "foreign", stand.foreign
     elif stand.pending:
         who = stand.pending.by.get("who") or "somebody"
         word, error = "unconfirmed", f"a switch to {stand.pending.to[:12]} by {who}"
     elif stand.current is None:
-        word = "empty"
+        word = "adopted" if stand.last.get("what") == "adopted" else "empty"
     return entry | {
         "state": word, "error": error, "quarantined": dict(stand.quarantined),
         "last": dict(stand.last),

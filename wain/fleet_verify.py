@@ -31,10 +31,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
             )  # fmt: skip
         packages = by_package(found)
         for package, hosts in packages.items():
-            files, count = _count(sum(hosts.values()), "file"), _count(len(hosts), "host")
-            out.say(f"{package}: {files} on {count} differ")
+            files, count = _differ(sum(hosts.values())), _count(len(hosts), "host")
+            out.say(f"{_owner(package)}: {files} on {count}")
         shown = [
-            [name, one.package, one.what, one.path]
+            [name, _owner(one.package), one.what, one.path]
             for name, checked in found.items()
             if isinstance(checked, Checked)
             for one in checked.drift
@@ -60,6 +60,15 @@ def run(args: argparse.Namespace, out: Output) -> int:
         return 5 if errors else 0
 
 
+def _differ(number: int) -> str:
+    return f"{_count(number, 'file')} {'differs' if number == 1 else 'differ'}"
+
+
+def _owner(package: str) -> str:
+    """A package for people; ``-`` is what no package brought."""
+    return "(none)" if package == "-" else package
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -72,7 +81,7 @@ def _result(checked: Checked | HostError) -> str:
     if not checked.count:
         return "as its manifest says"
     if not checked.repaired:
-        return f"{_count(checked.count, 'file')} differ"
+        return _differ(checked.count)
     left = checked.count - checked.repaired
     sent = human_bytes(checked.bytes_sent)
     return f"{_count(checked.repaired, 'file')} repaired, {sent} sent" + (

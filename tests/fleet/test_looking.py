@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from fleet.journal import HostRow, Journal, Rollout, StepRow
+from fleet.pack import Packs
 from fleet.report import markdown
+from fleet.transport import LocalTransport
 from images.store import Store
 from tests.support.fleets import Project
 
@@ -114,6 +117,7 @@ def test_history_and_report(project: Project) -> None:
     report = project.wain("report", "r2")
     text = report.document["markdown"]
     for expected in ("**reverted**", "h1: reverted", "bad \\| \\<b\\>", "    look",
+                     "on h1, h2:", "* app v1 → v2", "inodes free",
                      "| connect |", "| revert |", "| h2 |"):  # fmt: skip
         assert expected in text, expected
     steps = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
@@ -171,6 +175,53 @@ def test_values_of_the_env_file_appear_nowhere(project: Project, tmp_path: Path)
             if path.is_file():
                 assert secret.encode() not in path.read_bytes(), path
     assert secret not in ran.text + json.dumps(ran.document) + report.text
+
+
+def test_status_tells_of_processes_that_run_from_older_releases(project: Project) -> None:
+    project.write(2)
+    old = project.image("v1")
+    project.image("v2")
+    project.wain("rollout", "shop:v1", "--yes")
+    release = project.root("h1") / "releases" / old
+    with subprocess.Popen(["/bin/sleep", "60"], cwd=release) as process:
+        try:
+            assert project.wain("status").document["hosts"]["h1"]["old_processes"] == {}
+            project.wain("rollout", "shop:v2", "--yes")
+            status = project.wain("status")
+            hosts = status.document["hosts"]
+            assert hosts["h1"]["old_processes"] == {old: [process.pid]}
+            assert hosts["h2"]["old_processes"] == {}
+            said = f"h1: pid {process.pid} still runs from release {old[:12]}"
+            assert said in status.text
+            # Nor is that release taken away.
+            assert project.wain("prune", "--keep", "1").code == 0
+            assert release.is_dir()
+        finally:
+            process.kill()
+
+
+def test_status_of_what_is_unconfirmed_or_adopted(project: Project) -> None:
+    from tests.support.hosts import Host
+
+    project.write(2)
+    old, new = project.image("v1"), project.image("v2")
+    project.wain("rollout", "shop:v1", "--yes")
+    (project.root("h2") / "current").unlink()
+    (project.root("h2") / "current").mkdir()
+    assert project.wain("status").document["hosts"]["h2"]["state"] == "foreign"
+    assert project.wain("adopt", "--hosts", "h2", "--yes").code == 0
+    with Packs(project.store) as packs:
+        host = Host(LocalTransport("h1"), str(project.root("h1")), project.store, packs)
+        with host.open() as session:
+            image = project.store.manifest(new)
+            host.stage(session, image)
+            host.switch(session, image)
+        hosts = project.wain("status").document["hosts"]
+        assert (hosts["h1"]["state"], hosts["h1"]["image"]) == ("unconfirmed", new)
+        assert hosts["h1"]["previous"] == old
+        assert (hosts["h2"]["state"], hosts["h2"]["image"]) == ("adopted", None)
+        with host.open() as session:
+            session.revert(session.facts.state.generation, "over")
 
 
 def test_a_rehearsal_is_kept_with_its_plan(project: Project) -> None:

@@ -49,6 +49,8 @@ def test_only_what_changed_is_sent_and_rollback_sends_nothing(project: Project) 
     planned = plan.document["hosts"]["h1"]
     assert (planned["from"], planned["to"], planned["objects"]) == (old, new, 1)
     assert planned["files"] == {"added": 0, "removed": 0, "changed": 1}
+    assert planned["needs"]["bytes"] > 8 << 20
+    assert planned["needs"]["inodes"] > 300
     assert [one["to"] for one in planned["packages"]["changed"]] == ["v2"]
     ran = project.wain("rollout", "shop:v2", "--yes", "--plan", plan.document["plan"])
     assert ran.code == 0
