@@ -5,6 +5,7 @@ Needs root. Everything is unmounted and removed at the end, whatever happened in
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -105,7 +106,23 @@ class Disk:
             _missing(f"no loop device can be mounted here: {done.stderr.strip()}")
 
     def unmount(self) -> None:
+        """Unmount, and wait until it is gone everywhere.
+
+        A process with mounts of its own (a sandboxed build in another test, say) has a copy of
+        this one, and mounting again would give the very file system that was shut down.
+        """
         unmount(self.path)
+        end = time.monotonic() + 30
+        while self._is_attached():
+            assert time.monotonic() < end, "somebody keeps the disk"
+            time.sleep(0.01)
+
+    def _is_attached(self) -> bool:
+        for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):
+                if file.read_text().strip() == str(self._image):
+                    return True
+        return False
 
     def keep(self) -> None:
         """Remember what is on it now. Unmounts it."""
