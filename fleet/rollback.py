@@ -7,6 +7,7 @@ are to go back. The host itself checks the target first and refuses a damaged on
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from fleet.contact import open_session
 from fleet.errors import HostError
@@ -29,10 +30,13 @@ from fleet.steps import (
 )
 
 
-def roll_back(job: Job, host: Host, *, to: str | None = None, deep: bool = False) -> Outcome:
+def roll_back(
+    job: Job, host: Host, *, to: Sequence[str] | None = None, deep: bool = False
+) -> Outcome:
     """The ordered rollback: to a kept release, default the previous one; then hooks and health.
 
-    Nothing goes further back when a hook or check fails then: the error says which.
+    ``to`` has an image for each target: the one that the host has is meant. Nothing goes further
+    back when a hook or check fails then: the error says which.
     """
     began = time.monotonic()
     session: Session | None = None
@@ -40,13 +44,13 @@ def roll_back(job: Job, host: Host, *, to: str | None = None, deep: bool = False
         with step(job, host.name, "connect"):
             session = open_session(host, job.settings, by=job.by)
         state = session.facts.state
-        if to is not None and state.current == to and not state.pending:
+        if to is not None and state.current in to and not state.pending:
             return _outcome(host, UNCHANGED, session, began)
         for problem in name_problems(session.facts, job.names):
             raise HostError(host.name, problem.kind, problem.text)
         with step(job, host.name, "rollback"):
             image, generation = session.rollback(
-                to, state.current, generation=state.generation, deep=deep
+                _kept(to, state.releases), state.current, generation=state.generation, deep=deep
             )
         error, kind = "", ""
         try:
@@ -63,6 +67,11 @@ def roll_back(job: Job, host: Host, *, to: str | None = None, deep: bool = False
     finally:
         if session is not None:
             session.close()
+
+
+def _kept(to: Sequence[str] | None, releases: Sequence[str]) -> str | None:
+    """The one of several images that a host has; where it has none, its refusal says so."""
+    return None if to is None else next((one for one in to if one in releases), to[0])
 
 
 def take_back(

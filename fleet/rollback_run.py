@@ -25,7 +25,7 @@ def roll_back_all(
     *,
     number: int,
     hosts: Sequence[Host],
-    to: str | None,
+    to: Sequence[str] | None,
     deep: bool,
     journal: Journal,
     control: Control,

@@ -13,7 +13,6 @@ from fleet.result import hosts_text
 from fleet.session import Session
 from images.errors import UsageError, WainError
 from wain.fleet_shared import (
-    Fleet,
     code_of,
     each_host,
     host_option,
@@ -47,28 +46,26 @@ def run_quarantine(args: argparse.Namespace, out: Output) -> int:
             return 0
         if not args.reason.strip():
             raise UsageError("fleet quarantine", "needs --reason", "it goes into the histories")
-        image = _image(fleet, args.image)
+        images = fleet.images_of(args.image)
 
         def ask(host: Host, session: Session) -> str:
-            if args.clear:
-                return session.clear(image, args.reason)
-            session.quarantine(image, args.reason)
-            return ""
+            was = ""
+            for image in images:
+                if args.clear:
+                    was = session.clear(image, args.reason) or was
+                else:
+                    session.quarantine(image, args.reason)
+            return was
 
         with fleet_lock(fleet.folder, "quarantine"):
             verb = "clear" if args.clear else "put"
-            fleet.journal.set_quarantine(image, verb, args.reason, fleet.by()["who"])
+            for image in images:
+                fleet.journal.set_quarantine(image, verb, args.reason, fleet.by()["who"])
             found = each_host(fleet, fleet.inventory.hosts, ask, args.reason)
         done = "is taken again" if args.clear else "is refused"
-        out.say(f"{fleet.name_of(image)} {done}")
-        return _end(out, found, {"image": image, "verb": verb})
-
-
-def _image(fleet: Fleet, name: str) -> str:
-    """An image by name, or by the id of one that is quarantined or reported somewhere."""
-    known = {*fleet.journal.quarantined(), *reported.images(fleet.journal)}
-    ids = [image for image in known if len(name) >= 8 and image.startswith(name)]
-    return ids[0] if len(ids) == 1 else fleet.catalog.resolve(name)
+        for image in images:
+            out.say(f"{fleet.name_of(image)} {done}")
+        return _end(out, found, {"images": list(images), "verb": verb})
 
 
 def arguments_prune(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +83,7 @@ def run_prune(args: argparse.Namespace, out: Output) -> int:
         keep = settings.keep if args.keep is None else args.keep
         if keep < 1:
             raise UsageError("fleet prune", f"--keep is {keep}, expected at least 1")
-        pins = [_image(fleet, pin) for pin in settings.pins]
+        pins = fleet.pins()
         with fleet_lock(fleet.folder, "prune"):
             found = each_host(
                 fleet, selected(fleet, args), lambda host, session: session.prune(keep, pins),

@@ -7,7 +7,7 @@ import argparse
 from fleet import reported
 from fleet.reported import Match
 from fleet.result import hosts_text
-from images.errors import UsageError, WainError
+from images.errors import UsageError
 from wain.fleet_shared import Fleet, open_fleet
 from wain.output import Output
 
@@ -48,19 +48,9 @@ def _answers(fleet: Fleet, args: argparse.Namespace) -> list[list[Match]]:
     if args.requirement:
         answers.append(reported.query_package(fleet.journal, args.requirement))
     if args.image:
-        answers.append(reported.query_image(fleet.journal, _image(fleet, args.image)))
+        ids = fleet.images_of(args.image)
+        answers.append([m for image in ids for m in reported.query_image(fleet.journal, image)])
     for fact in ("python", "libc"):
         if getattr(args, fact):
             answers.append(reported.query_fact(fleet.journal, fact, getattr(args, fact)))
     return answers
-
-
-def _image(fleet: Fleet, name: str) -> str:
-    """An image by name, or by an id that some host reported once."""
-    try:
-        return fleet.catalog.resolve(name)
-    except WainError:
-        known = [image for image in reported.images(fleet.journal) if image.startswith(name)]
-        if len(name) < 8 or len(known) != 1:
-            raise
-        return known[0]

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     with open_fleet(args) as fleet:
         asking = must_ask(args, out, "fleet rollback")
         hosts = selected(fleet, args)
-        to = fleet.catalog.resolve(args.to) if args.to else None
-        target = fleet.name_of(to) if to else "the previous release"
+        to = fleet.images_of(args.to) if args.to else None
+        target = " or ".join(map(fleet.name_of, to)) if to else "the previous release"
         if asking and not out.confirm(f"Roll {hosts_text(len(hosts))} back to {target}?"):
             out.say("nothing was changed")
             return 1
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             by = fleet.by(reason=args.reason or "rollback", ticket=args.ticket)
             number = fleet.journal.begin(
                 kind="rollback",
-                image=to or "",
+                image=to[0] if to else "",
                 image_name=args.to or "the previous release",
                 plan_digest="",
                 plan={"to": to, "deep": args.deep, "hosts": [host.name for host in hosts]},
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                     number=number, hosts=hosts, to=to, deep=args.deep, journal=fleet.journal,
                     control=control, job=job, on_event=display,
                 )  # fmt: skip
-        result.extra = {"to": to}
+        result.extra = {"to": list(to) if to else None}
         out.result(result.document())
         show_result(out, result, fleet.name_of)
         return result.exit_code

@@ -60,7 +60,7 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
     with open_fleet(args) as fleet:
         ask = must_ask(args, out, "fleet rollout")
         hosts = selected(fleet, args)
-        wanted = load_wanted(fleet.catalog, args.image)
+        wanted, pins = load_wanted(fleet.catalog, args.image), fleet.pins()
         _refuse_quarantined(fleet, wanted, {})
         for line in check_signed(fleet.inventory.trust, fleet.catalog.store, wanted):
             out.say(line)
@@ -86,7 +86,7 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
             number = _begin(fleet, plan, by, args, changes(plan, by_id, images))
             return _execute(
                 fleet, out, number, plan, hosts, wanted, images, by, {},
-                approve=args.approve, asking=ask,
+                approve=args.approve, asking=ask, pins=pins,
             )  # fmt: skip
 
 
@@ -112,6 +112,7 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
         ask = must_ask(args, out, "fleet resume")
         with at_work(fleet, f"resume {rollout.id}") as images:
             hosts, wanted = going_on(fleet.inventory, fleet.catalog, rollout, fleet.journal)
+            pins = fleet.pins()
             _refuse_quarantined(fleet, wanted, {})
             check_signed(fleet.inventory.trust, fleet.catalog.store, wanted)
             wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
@@ -126,7 +127,7 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             fleet.journal.set_state(rollout.number, journals.RUNNING)
             return _execute(
                 fleet, out, rollout.number, plan, hosts, wanted, images, by, before,
-                approve=args.approve, asking=ask,
+                approve=args.approve, asking=ask, pins=pins,
             )  # fmt: skip
 
 
@@ -204,13 +205,12 @@ def _begin(
 def _execute(
     fleet: Fleet, out: Output, number: int, plan: Plan, hosts: tuple[Host, ...],
     wanted: list[Wanted], images: Comparisons, by: Mapping[str, str],
-    before: Mapping[str, Outcome], *, approve: bool, asking: bool,
+    before: Mapping[str, Outcome], *, approve: bool, asking: bool, pins: tuple[str, ...],
 ) -> int:  # fmt: skip
     control = Control(fleet.journal)
     control.watch(number)
     display = Display(out, control, plan.count(SWITCH))
     settings = fleet.inventory.settings
-    pins = tuple(fleet.catalog.resolve(pin) for pin in settings.pins)
     job = Job(replace(settings, pins=pins), {**by, "rollout": f"r{number}", "plan": plan.digest})
     rollout = Rollout(
         number=number, plan=plan, hosts=hosts, wanted=wanted, images=images,

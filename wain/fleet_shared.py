@@ -54,6 +54,24 @@ class Fleet:
                 names.update([document.name, *document.aliases])
         return frozenset(names)
 
+    def images_of(self, name: str) -> tuple[str, ...]:
+        """What a name means: an image for each target, or one that hosts had once, by its id.
+
+        Raises WainError.
+        """
+        try:
+            return tuple(dict.fromkeys(self.catalog.candidates(name).values()))
+        except WainError:
+            known = {*self.journal.quarantined(), *reported.images(self.journal)}
+            ids = [image for image in known if len(name) >= 8 and image.startswith(name)]
+            if len(ids) != 1:
+                raise
+            return (ids[0],)
+
+    def pins(self) -> tuple[str, ...]:
+        """The images that always stay on hosts. Raises WainError for a name of none."""
+        return tuple(image for pin in self.inventory.settings.pins for image in self.images_of(pin))
+
     def name_of(self, image_id: str | None) -> str:
         """An image for people: its name, tags and short id."""
         if image_id is None:

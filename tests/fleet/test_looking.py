@@ -177,6 +177,20 @@ def test_values_of_the_env_file_appear_nowhere(project: Project, tmp_path: Path)
     assert secret not in ran.text + json.dumps(ran.document) + report.text
 
 
+def test_pins_stay_and_a_pin_of_nothing_is_refused_at_once(project: Project) -> None:
+    project.write(1, keep=1, pins=["shop:v0"])
+    pinned = project.image("v0")
+    for tag in ("v0", "v1", "v2", "v3"):
+        project.image(tag)
+        assert project.wain("rollout", f"shop:{tag}", "--yes").code == 0
+    kept = {path.name for path in (project.root("h1") / "releases").iterdir()}
+    assert (len(kept), pinned in kept) == (3, True)
+    project.write(1, pins=["shop:v9"])
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert (ran.code, "'shop:v9' is tagged" in ran.text) == (1, True)
+    assert project.wain("status").document["rollout"] is None
+
+
 def test_status_tells_of_processes_that_run_from_older_releases(project: Project) -> None:
     project.write(2)
     old = project.image("v1")
@@ -272,6 +286,18 @@ def test_a_fleet_of_two_targets_gets_the_image_that_fits(project: Project) -> No
     ran = project.wain("rollout", "shop:v1", "--yes")
     assert (ran.code, set(project.currents().values())) == (0, {fits})
     assert ran.document["images"] == {"default": fits, "next": other.image_id}
+    # Wherever a name stands for one image, it stands for that of each target.
+    assert len(project.wain("query", "--image", "shop:v1").document["hosts"]) == 2
+    newer = project.image("v2")
+    assert project.wain("rollout", "shop:v2", "--yes").code == 0
+    back = project.wain("rollback", "--to", "shop:v1", "--yes")
+    assert (back.code, set(project.currents().values())) == (0, {fits})
+    put = project.wain("quarantine", "shop:v1", "--reason", "both of them")
+    assert (put.code, sorted(put.document["images"])) == (0, sorted([fits, other.image_id]))
+    assert project.wain("rollback", "--to", "shop:v2", "--yes").code == 0
+    assert project.wain("rollback", "--to", "shop:v1", "--yes").code == 1
+    assert project.wain("quarantine", "shop:v1", "--clear", "--reason", "done").code == 0
+    assert set(project.currents().values()) == {newer}
     only = project.wain("rollout", other.image_id, "--yes")
     assert only.code == 4
     assert "the image is for 3.99" in only.document["hosts"]["h1"]["error"]
