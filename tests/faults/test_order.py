@@ -35,7 +35,7 @@ STAGING = re.compile(r"tmp(/.*)?")
 # Syncs of what is said to be passing, of folders above the root's (who made them is not known),
 # and of the manifests' folder: the barrier of the check-out comes later, and does not count on it
 # (tests/images/test_store.py proves that one).
-SPARE = re.compile(r"/agent(/[^>]*)?>|/history\.jsonl>|/manifests>")
+SPARE = re.compile(r"/agent(/[^>]*)?>|/manifests>")
 
 
 class Disk:
@@ -47,6 +47,7 @@ class Disk:
         self.names: set[tuple[str, str]] = set()
         self.gone: set[str] = set()  # manifests that were removed, and might come back
         self.problems: list[str] = []
+        self.history_lasts = True  # by the time of the answer; nothing else waits for it
         self.root_lasts = True  # its own name, where it was just made
 
     def _ours(self, path: str) -> bool:
@@ -76,10 +77,13 @@ class Disk:
             self._name(opened)
         elif name in ("write", "pwrite64") and inside and self._ours(inside[1]):
             self.bytes.add(inside[1])
+        elif name == "write" and inside and inside[1] == f"{self.root}/history.jsonl":
+            self.history_lasts = False
         elif name == "fsync" and inside:
             self.bytes.discard(inside[1])
             self.names = {one for one in self.names if one[0] != inside[1]}
             self.gone = {one for one in self.gone if os.path.dirname(one) != inside[1]}
+            self.history_lasts |= inside[1] == f"{self.root}/history.jsonl"
             self.root_lasts |= inside[1] == os.path.dirname(self.root)
         elif name == "syncfs":
             self.bytes.clear()
@@ -147,6 +151,8 @@ def replay(host: Host, lines: list[str]) -> Disk:
         answer = re.match(r'write\(\d+<(?:pipe|socket):[^>]*>, "[JX]', line)
         if answer and disk.lost():
             disk.problems.append(f"answered before {disk.lost()[0]} lasts")
+        if answer and not disk.history_lasts:
+            disk.problems.append("answered before the history lasts")
         disk.call(line)
     return disk
 

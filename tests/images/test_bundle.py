@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -54,6 +56,35 @@ def test_an_image_arrives_as_it_left(here: Catalog, there: Catalog, tmp_path: Pa
     assert import_image(there, path, tag="other").objects == sent.objects
     there.collect()
     assert there.store.verify() == []
+
+
+EXPORT = """
+import sys
+from images.bundle import export_image
+from images.catalog import Catalog
+from images.store import Store
+export_image(Catalog(Store(sys.argv[1]), sys.argv[2]), sys.argv[3], sys.argv[4])
+"""
+
+
+@pytest.mark.row("A2")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
+def test_its_bytes_last_before_it_has_its_name_and_that_lasts_too(
+    here: Catalog, tmp_path: Path
+) -> None:
+    manifest = keep(here, V1)
+    path, log = tmp_path / "out" / "shop.wain", tmp_path / "trace"
+    path.parent.mkdir()
+    subprocess.run(
+        ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", "trace=write,fsync,rename",
+         sys.executable, "-c", EXPORT, here.store.root, str(tmp_path / "here"),
+         manifest.image_id, str(path)],
+        check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    calls = [line.split(" ", 1)[1].strip() for line in log.read_text().splitlines()]
+    calls = [call for call in calls if str(path.parent) in call]
+    assert [call.partition("(")[0] for call in calls[-3:]] == ["fsync", "rename", "fsync"]
+    assert f"<{path.parent}>" in calls[-1]
 
 
 def test_the_same_image_gives_the_same_bytes(here: Catalog, tmp_path: Path) -> None:
