@@ -30,6 +30,7 @@ from builder.bytecode import Bytecode
 from builder.destination import Row
 from builder.layout import Layout
 from builder.unpack import Unpacked, unpack
+from images.claims import digests
 from images.errors import UsageError, WainError
 from images.manifest import Manifest
 from images.render import Interpreter
@@ -149,16 +150,14 @@ def assemble(
 
 
 def _packages(parts: list[_Part], manifest: Manifest) -> tuple[Package, ...]:
-    lines: dict[str, list[str]] = {}
-    for entry in manifest.entries:
-        lines.setdefault(entry.owner, []).append(f"{entry.line}\n")
+    files = digests(manifest)
     return tuple(
         Package(
             part.wheel.name,
             part.wheel.version,
             part.wheel.path.name,
             part.wheel.sha256,
-            sha256("".join(lines.get(part.wheel.name, ())).encode()).hexdigest(),
+            files.get(part.wheel.name, sha256().hexdigest()),
         )
         for part in parts
     )

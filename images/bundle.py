@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from images import durable
+from images import claims, durable
 from images.catalog import Catalog, ImageDocument, check_tag
 from images.errors import WainError
 from images.layout import ObjectError
@@ -155,6 +155,8 @@ def import_image(
             if packed.read(1):
                 raise BundleError(path, "has data after its end")
             return done()
+    except RecursionError:
+        raise BundleError(path, "is damaged: JSON nested without an end") from None
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise BundleError(path, f"is damaged or no bundle: {error or 'cut short'}") from None
     except ObjectError as error:
@@ -179,8 +181,17 @@ def _read(
     )
     if document.id != image_id:
         raise BundleError(path, f"its document is of image {document.id[:12]!a}")
+    problem = claims.shape_problem(document, manifest)
+    if problem:
+        raise BundleError(path, f"its document is not of its files: {problem}")
     check_tag(tag or header["tag"] or "latest")
     expected = manifest.objects()
+    absent = store.missing(expected)
+    free = os.statvfs(store.objects)
+    needed = sum(expected[key] for key in absent)
+    if needed > free.f_bavail * free.f_frsize:
+        what = f"unpacks to {needed} bytes, {free.f_bavail * free.f_frsize} are free"
+        raise BundleError(path, what, store.root)
     got: set[Key] = set()
     signatures: list[bytes] = []
     with store.batch() as batch:
@@ -211,6 +222,9 @@ def _read(
             raise BundleError(path, f"{what} the file nor the store", hint)
 
     def finish() -> Bundle:
+        problem = claims.version_problem(document, manifest, lambda entry: store.read(*entry.key))
+        if problem:
+            raise BundleError(path, f"its document is not of its files: {problem}")
         store.put_manifest(manifest.to_bytes())
         catalog.put_document(document)
         for data in signatures:

@@ -21,7 +21,8 @@ from images.catalog import Catalog
 from images.errors import WainError
 from images.signature import read_signature, sign_image
 from images.store import Store
-from tests.support.made_images import keep, module, regular
+from tests.support import mounts
+from tests.support.made_images import Made, keep, module, regular
 
 V1 = [regular("alpha", "1.0"), module("beta", "1.0")]
 V2 = [regular("alpha", "1.1"), module("beta", "1.0")]
@@ -222,9 +223,46 @@ def _document(**changes: object) -> Change:
     return change
 
 
+def _package(**changes: str) -> Change:
+    """Another claim about the first package."""
+
+    def change(members: dict[str, bytes]) -> dict[str, bytes]:
+        first, *others = json.loads(members["image.json"])["packages"]
+        return _document(packages=[first | changes, *others])(members)
+
+    return change
+
+
+def _unlisted(members: dict[str, bytes]) -> dict[str, bytes]:
+    return _document(packages=json.loads(members["image.json"])["packages"][1:])(members)
+
+
+def _twice(members: dict[str, bytes]) -> dict[str, bytes]:
+    packages = json.loads(members["image.json"])["packages"]
+    return _document(packages=[*packages, packages[0]])(members)
+
+
+def _target(**changes: str) -> Change:
+    def change(members: dict[str, bytes]) -> dict[str, bytes]:
+        target = json.loads(members["image.json"])["target"] | changes
+        return _document(target=target)(members)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (_package(version="1.0.1"), "alpha is '1.0', not '1.0.1'"),
+        (_package(files="0" * 64), "files of 'alpha' are others"),
+        (_package(name="other"), "does not list alpha"),
+        (_unlisted, "does not list alpha"),
+        (_twice, "a package twice"),
+        (_target(platform="manylinux_2_17_riscv64"), "its target is"),
+        (_target(name="../x"), "its target '../x' cannot be one"),
+        (_document(name="a\x1b[2J"), "its name 'a.x1b.2J' cannot be one"),
+        (_document(aliases=["a b"]), "its name 'a b' cannot be one"),
+        (lambda members: {**members, "image.json": b"[" * 100_000}, "nested without an end"),
         (_header(format=2), "format 2"),
         (_header(image="0" * 64), "its manifest is"),
         (_header(tag="../x"), "cannot be a tag"),
@@ -264,6 +302,18 @@ def test_what_is_no_bundle(there: Catalog, tmp_path: Path, data: bytes) -> None:
         import_image(there, str(tmp_path / "file"))
     with pytest.raises(BundleError, match="No such file"):
         import_image(there, str(tmp_path / "absent"))
+
+
+@pytest.mark.root
+def test_what_does_not_fit_is_not_begun(here: Catalog, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    big = [Made("alpha", "1.0", {"alpha.py": b"x" * (4 << 20)})]
+    export_image(here, keep(here, big).image_id, str(path))
+    with mounts.tmpfs(tmp_path, "size=2m") as disk:
+        there = Catalog(Store(str(disk / "store")), str(tmp_path))
+        with pytest.raises(BundleError, match=r"unpacks to \d+ bytes, \d+ are free"):
+            import_image(there, str(path))
+        assert list(there.store.keys()) == []
 
 
 def test_a_header_is_not_read_into_memory_whatever_its_size(there: Catalog, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from images.catalog import (
     ImageTarget,
     PackageRecord,
 )
+from images.claims import digests
 from images.manifest import Entry, Manifest
 from images.store import Store
 
@@ -169,6 +170,7 @@ def make_document(
     manifest: Manifest, packages: Sequence[Made], name: str = "shop", target: str = "default"
 ) -> ImageDocument:
     """The document of an image made by hand."""
+    files = digests(manifest)
     return ImageDocument(
         id=manifest.image_id,
         name=name,
@@ -179,7 +181,7 @@ def make_document(
                 one.version,
                 f"{one.name}-{one.version}-py3-none-any.whl",
                 hashlib.sha256(one.name.encode()).hexdigest(),
-                "0" * 64,
+                files[one.name],
             )
             for one in sorted(packages)
         ),
