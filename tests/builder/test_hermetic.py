@@ -256,7 +256,7 @@ def test_the_deadline_ends_everything(kept: Isolation, tmp_path: Path) -> None:
     )
     outcome = run(kept, code, tmp_path, deadline=1)
     assert outcome.timed_out
-    assert outcome.seconds < 4
+    assert outcome.seconds < 20
     assert _running(mark) == []
 
 

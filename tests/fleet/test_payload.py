@@ -93,7 +93,6 @@ def test_the_oldest_python(host: Host) -> None:
         assert session.facts.executable == os.path.realpath(OLDEST)
 
 
-@pytest.mark.row("T6")
 def test_a_python_that_is_too_old_says_so(host: Host) -> None:
     old = os.path.expanduser("~/.pyenv/versions/3.6.15/bin/python3.6")
     if not os.path.exists(old):

@@ -133,7 +133,6 @@ def test_a_way_to_another_user_that_asks(tmp_path: Path, kind: str) -> None:
     assert says.get(kind, "No such file") in str(error)
 
 
-@pytest.mark.row("P3")
 @pytest.mark.root
 @pytest.mark.skipif(shutil.which("sudo") is None, reason="no sudo here")
 def test_the_real_sudo_asks_for_a_password(tmp_path: Path) -> None:
