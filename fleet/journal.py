@@ -236,12 +236,13 @@ class Journal:
                 (state, result, error, "" if state in (RUNNING, PAUSED) else now(), number),
             )
 
-    def abandon_open(self, except_number: int = 0) -> None:
-        """A new roll-out begins: those whose controller died are over."""
+    def abandon_open(self, except_number: int = 0, kind: str = "%") -> None:
+        """A new roll-out begins: those (of one kind) whose controller died are over."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE rollouts SET state=?, finished=? WHERE state IN (?,?,?) AND number<>?",
-                (ABANDONED, now(), *OPEN, except_number),
+                "UPDATE rollouts SET state=?, finished=? WHERE state IN (?,?,?) AND number<>?"
+                " AND kind LIKE ?",
+                (ABANDONED, now(), *OPEN, except_number, kind),
             )
 
     def record(
@@ -276,9 +277,11 @@ class Journal:
         found = self._rollouts("WHERE number=?", (number,))
         return found[0] if found else None
 
-    def last_open(self) -> Rollout | None:
-        """The newest roll-out that can be gone on with."""
-        found = self._rollouts("WHERE state IN (?,?,?) ORDER BY number DESC LIMIT 1", OPEN)
+    def last_open(self, kind: str = "%") -> Rollout | None:
+        """The newest roll-out, or one of a kind, that is not over."""
+        found = self._rollouts(
+            "WHERE state IN (?,?,?) AND kind LIKE ? ORDER BY number DESC LIMIT 1", (*OPEN, kind)
+        )
         return found[0] if found else None
 
     def rollouts(self, limit: int = 20) -> list[Rollout]:

@@ -121,7 +121,10 @@ def signals(control: Control) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def show_result(out: Output, result: Result, name_of: Callable[[str | None], str]) -> None:
+def show_result(
+    out: Output, result: Result, name_of: Callable[[str | None], str],
+    again: str = "`wain fleet resume` goes on",
+) -> None:  # fmt: skip
     """The table at the end, errors in full below it, and what goes on from here."""
     wave_of = {name: at for at, wave in enumerate(result.waves, 1) for name in wave["hosts"]}
     names = {image: name_of(image) for image in {o.image for o in result.hosts.values()}}
@@ -141,6 +144,6 @@ def show_result(out: Output, result: Result, name_of: Callable[[str | None], str
     if result.halted_by:
         out.say(f"it stopped because: {result.halted_by}")
     if result.result == "interrupted":
-        out.say("`wain fleet resume` goes on; hosts that were done stay as they are")
+        out.say(f"{again}; hosts that were done stay as they are")
     elif result.result in ("halted", "reverted") and counts.get(UNTOUCHED):
         out.say(f"`wain fleet report {result.rollout}` tells what happened on each host")

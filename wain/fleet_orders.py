@@ -29,7 +29,7 @@ def run_abort(args: argparse.Namespace, out: Output) -> int:
     """Stop: hosts at work finish, then on-halt decides. Without a process, close the books."""
     with open_fleet(args) as fleet:
         if holder_of(fleet.folder) is None:
-            rollout = _rollout(fleet)
+            rollout = _rollout(fleet, "%")
             fleet.journal.set_state(rollout.number, journals.DONE, result="halted", error="aborted")
             out.say(
                 f"{rollout.id} is over; hosts that were switched stay "
@@ -51,8 +51,9 @@ def _order(args: argparse.Namespace, out: Output, verb: str) -> int:
         return 0
 
 
-def _rollout(fleet: Fleet) -> journals.Rollout:
-    rollout = fleet.journal.last_open()
+def _rollout(fleet: Fleet, kind: str = "rollout") -> journals.Rollout:
+    """The newest that is not over. A rollback has no waves to hold, and takes no orders."""
+    rollout = fleet.journal.last_open(kind)
     if rollout is None:
         raise WainError("fleet", "there is no roll-out that could be told", "wain fleet history")
     return rollout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from fleet.control import Control
 from fleet.result import hosts_text, row_of
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             return 1
         why = f"rollback to {target}" + (f": {args.reason}" if args.reason else "")
         with at_work(fleet, why):
+            fleet.journal.abandon_open(kind="rollback")
             by = fleet.by(reason=args.reason or "rollback", ticket=args.ticket)
             number = fleet.journal.begin(
                 kind="rollback",
@@ -72,5 +74,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 )  # fmt: skip
         result.extra = {"to": list(to) if to else None}
         out.result(result.document())
-        show_result(out, result, fleet.name_of)
+        left = [name for name, one in result.hosts.items() if one.state == UNTOUCHED]
+        again = f"`wain fleet rollback --hosts {shlex.quote(', '.join(left))}` goes on"
+        show_result(out, result, fleet.name_of, again)
         return result.exit_code

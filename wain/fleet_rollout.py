@@ -101,8 +101,8 @@ def arguments_resume(parser: argparse.ArgumentParser) -> None:
 def run_resume(args: argparse.Namespace, out: Output) -> int:
     """Go on: order the process that is paused, or be that process when there is none."""
     with open_fleet(args) as fleet:
-        rollout = fleet.journal.last_open()
-        if rollout is None or rollout.kind != "rollout":
+        rollout = fleet.journal.last_open("rollout")
+        if rollout is None:
             raise WainError("fleet resume", "there is no roll-out to go on with")
         if holder_of(fleet.folder) is not None:
             fleet.journal.order(rollout.number, "resume", fleet.by()["who"])

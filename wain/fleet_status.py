@@ -10,6 +10,7 @@ from fleet.errors import HostError
 from fleet.inventory import Host
 from fleet.lock import holder_of
 from fleet.session import Facts, Session
+from fleet.steps import UNTOUCHED
 from fleet.survey import note_answers, survey
 from wain.fleet_shared import Fleet, host_option, open_fleet, selected
 from wain.output import Output
@@ -124,6 +125,8 @@ def _offline(fleet: Fleet, hosts: tuple[Host, ...]) -> dict[str, dict[str, Any]]
 
 
 def _rollout(fleet: Fleet, out: Output) -> dict[str, Any] | None:
+    for image, reason in fleet.journal.quarantined().items():
+        out.say(f"quarantined: {fleet.name_of(image)}: {reason}")
     holder = holder_of(fleet.folder)
     if holder is not None:
         out.say(f"at work: {holder}")
@@ -131,10 +134,22 @@ def _rollout(fleet: Fleet, out: Output) -> dict[str, Any] | None:
     if rollout is None:
         return None
     state = rollout.state if holder is not None or rollout.state != "running" else "interrupted"
+    hint = ""
+    if holder is None and rollout.kind == "rollout":
+        hint = "; `wain fleet resume` goes on with it"
+    elif holder is None:
+        rows = fleet.journal.host_rows(rollout.number)
+        left = ", ".join(row.host for row in rows if row.state == UNTOUCHED)
+        # A second rollback would take those forward again that are back already.
+        hint = f"; {left or 'no host'} may not be back: `wain fleet rollback --to A --hosts …`"
     out.say(
-        f"{rollout.id} of {rollout.image_name} by {rollout.who} since {rollout.started}: {state}"
-        + ("" if holder is not None else "; `wain fleet resume` goes on with it")
+        f"{rollout.kind} {rollout.id} to {rollout.image_name} by {rollout.who} since "
+        f"{rollout.started}: {state}{hint}"
     )
-    for image, reason in fleet.journal.quarantined().items():
-        out.say(f"quarantined: {fleet.name_of(image)}: {reason}")
-    return {"rollout": rollout.id, "image": rollout.image, "state": state, "who": rollout.who}
+    return {
+        "rollout": rollout.id,
+        "kind": rollout.kind,
+        "image": rollout.image,
+        "state": state,
+        "who": rollout.who,
+    }

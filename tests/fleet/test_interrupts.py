@@ -170,6 +170,40 @@ def test_killed_at_many_moments(
         assert set(project.currents().values()) == {wanted}
 
 
+@pytest.mark.row("C2", "C1")
+def test_a_rollback_that_is_stopped_says_how_to_go_on(project: Project) -> None:
+    old, new = rolled_out(project, parallel=1)
+    gate = Gate(project)
+    gate.open()
+    assert project.wain("rollout", "shop:v2", "--yes").code == 0
+    for host in project.hosts:
+        (project.folder.parent / "hosts" / f"at-{host}").unlink()
+    gate.close()
+    process = project.start("rollback", "--yes")
+    until(lambda: gate.reached("h1"), 30)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    gate.open()
+    code, stdout, _ = ended(process)
+    assert code == 130
+    assert "`wain fleet rollback --hosts 'h2, h3'` goes on" in stdout
+    assert project.currents() == {"h1": old, "h2": new, "h3": new}
+    gate.close()
+    process = project.start("rollback", "--yes", "--hosts", "h2, h3")
+    until(lambda: gate.reached("h2"), 30)
+    process.kill()
+    process.wait()
+    status = project.wain("status")
+    assert status.document["rollout"]["kind"] == "rollback"
+    assert "h2, h3 may not be back: `wain fleet rollback --to A --hosts" in status.text
+    assert project.wain("resume", "--yes").code == 1
+    gate.open()
+    ran = project.wain("rollback", "--to", "shop:v1", "--yes")
+    assert (ran.code, ran.states()["h1"], ran.states()["h3"]) == (0, "unchanged", "succeeded")
+    assert set(project.currents().values()) == {old}
+    assert project.wain("status").document["rollout"] is None
+
+
 @pytest.mark.row("K1")
 @pytest.mark.row("K3")
 def test_a_second_process_is_told_who_holds_the_lock(project: Project) -> None:

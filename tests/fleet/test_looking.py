@@ -214,6 +214,14 @@ def test_status_tells_of_processes_that_run_from_older_releases(project: Project
             process.kill()
 
 
+def test_status_names_what_is_quarantined(project: Project) -> None:
+    project.write(1)
+    project.image("v1")
+    assert project.wain("quarantine", "shop:v1", "--reason", "a leak").code == 0
+    assert "quarantined: shop:v1" in project.wain("status").text
+    assert ": a leak" in project.wain("status").text
+
+
 def test_status_of_what_is_unconfirmed_or_adopted(project: Project) -> None:
     from tests.support.hosts import Host
 
