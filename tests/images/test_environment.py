@@ -493,6 +493,39 @@ def test_cut_at_any_system_call_leaves_the_old_or_the_new_one(
     assert states == {"1.0", "2.0"}
 
 
+@pytest.mark.root
+@pytest.mark.row("D1")
+@pytest.mark.parametrize("mode", ["thick", "thin"])
+def test_a_full_disk_leaves_the_old_one(
+    tmp_path: Path, mode: str, sample: Callable[[Sequence[int], int], Sequence[int]]
+) -> None:
+    """Full at any of the blocks a new environment takes; what is freed later lets it go on."""
+    with mounts.tmpfs(tmp_path, "size=2m") as disk:
+        store = Store(str(disk / "store"))
+        old, new = make_image(store, V1), make_image(store, V2)
+        path = disk / "env"
+        ended = set()
+        for left in sample(range(17), 6):
+            recreate(store, old, str(path), HERE, mode=mode)
+            swap.remove_tree(f"{store.root}/checkouts/{new.image_id}")
+            free = os.statvfs(disk)
+            room = max(0, free.f_bavail - left) * free.f_frsize
+            (disk / "ballast").write_bytes(b"x" * room)
+            try:
+                recreate(store, new, str(path), HERE, mode=mode)
+                ended.add("done")
+            except WainError as error:
+                assert "No space left" in error.what  # noqa: PT017
+                ended.add("full")
+                assert _state(path) == "1.0"
+            assert sorted(os.listdir(disk)) == ["ballast", "env", "store"]
+            (disk / "ballast").unlink()
+            recreate(store, new, str(path), HERE, mode=mode)
+            assert _state(path) == "2.0"
+            assert store.verify() == []
+        assert ended == {"done", "full"}
+
+
 def test_interrupted_leaves_the_old_one_and_no_rubbish(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "env"
     recreate(store, make_image(store, V1), str(path), HERE)
