@@ -158,7 +158,7 @@ def _show(chain: list[Signed], out: Output) -> None:
         rows.append([one.principal, one.key[:44], one.valid_before, done])
     out.table(["signer", "key", "until", "signed this version"], rows)
     if problem:
-        out.say(f"not valid yet: {problem}")
+        out.say(f"not valid yet: {problem}; each signer: wain image trust --sign KEY")
     out.result(
         {
             "fleet": trust.fleet,
