@@ -58,9 +58,9 @@ class Line(Project):
     def rollout(self, at: int) -> Ran:
         return self.wain("rollout", f"shop:n{at}", "--yes")
 
-    def spoilt(self, at: int) -> Ran:
+    def spoilt(self, at: int, connect: str = "2s") -> Ran:
         """A roll-out over a line that fails: with deadlines short enough to wait for."""
-        self.prepare("2s", "2s", "2s")
+        self.prepare("2s", connect, "2s")
         try:
             return self.rollout(at)
         finally:
@@ -128,7 +128,7 @@ def test_cut_at_every_percent(line: Line, sample: Sample) -> None:
         where = f"cut at {share} %"
         image = line.new_image(share + 1)
         line.proxy.set("cut", total * share // 100, down=bool(share % 2))
-        ran = line.spoilt(share + 1)
+        ran = line.spoilt(share + 1, "1s" if share % 2 else "2s")
         assert line.proxy.happened, where
         if ran.code:
             failed_plainly(line, ran, where)
