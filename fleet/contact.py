@@ -10,6 +10,7 @@ from fleet.inventory import Host, Settings
 from fleet.pool import Lost, Pool
 from fleet.session import Session
 from fleet.transport import LocalTransport, SshTransport, Transport
+from images.errors import WainError
 
 R = TypeVar("R")
 
@@ -69,7 +70,7 @@ def ask_all(
     """Ask every host a question in threads; answers and HostErrors arrive in this thread.
 
     ``limit`` (seconds) for a whole host. Returns the hosts that were not asked because of
-    ``stopped``. Any other exception than a HostError is a defect and is raised.
+    ``stopped``. Any other exception than a WainError is a defect and is raised.
     """
     hosts = list(hosts)
     defects: list[BaseException] = []
@@ -77,6 +78,9 @@ def ask_all(
     def deliver(host: Host, answer: R | None, error: BaseException | None) -> None:
         if isinstance(error, Lost):
             error = HostError(host.name, "timeout", str(error))
+        elif isinstance(error, WainError) and not isinstance(error, HostError):
+            # This machine's own trouble, met in a host's thread: the others' answers still count.
+            error = HostError(host.name, "object", str(error))
         if isinstance(error, HostError):
             on_answer(host, error)
         elif error is not None:

@@ -44,6 +44,7 @@ from fleet.steps import (
     step,
 )
 from fleet.wanted import Comparisons, Wanted
+from images.errors import WainError
 
 # A line that broke before the switch is tried again this often.
 TRIES = 3
@@ -88,6 +89,9 @@ class HostRun:
                 broken = error.kind in ("agent-died", "unreachable") and not self._generation
                 if not broken or attempt == TRIES or self._job.cancelled.is_set():
                     return self._failed(error)
+            except WainError as error:
+                # This machine's own: an object of the store that is damaged, say.
+                return self._failed(HostError(self._host.name, "object", str(error)))
             except (ValueError, OSError) as error:
                 if not self._job.cancelled.is_set():
                     raise

@@ -26,7 +26,7 @@ class Check:
     """One health check: a command on the host, or a URL asked for from the host.
 
     ``timeout`` in seconds, None means the step's. A URL is asked again until it answers with
-    a status of 200 to 399 or the time is over: a service that was just started needs a moment.
+    a status of 200 to 299 or the time is over: a service that was just started needs a moment.
     """
 
     command: str = ""

@@ -303,6 +303,27 @@ def test_what_hooks_need_is_looked_for_on_hosts_without_a_release(
     assert set(project.currents().values()) == {image}
 
 
+@pytest.mark.row("T5", "S1")
+def test_a_damaged_object_of_this_machine_is_a_hosts_failure(project: Project) -> None:
+    """Nothing of it is sent, and the books are closed."""
+    project.write(2, parallel=1)
+    old, new = project.image("v1"), project.image("v2")
+    assert project.wain("rollout", "shop:v1", "--yes").code == 0
+    entry = next(e for e in project.store.manifest(new).entries if e.path.endswith("m00003.py"))
+    here = Path(project.store.object_path(*entry.key))
+    there = project.root("h1") / here.relative_to(project.store.root)
+    # The host lost it, so it asks for more than the plan could know.
+    there.unlink()
+    here.chmod(0o644)
+    here.write_bytes(here.read_bytes()[::-1])
+    ran = project.wain("rollout", "shop:v2", "--yes")
+    assert (ran.code, ran.states()) == (4, {"h1": "failed", "h2": "untouched"}), ran.text
+    assert entry.sha256[2:] in ran.document["hosts"]["h1"]["error"]
+    assert "wain store verify --repair" in ran.document["hosts"]["h1"]["error"]
+    assert project.currents() == {"h1": old, "h2": old}
+    assert project.wain("status").document["rollout"] is None
+
+
 @pytest.mark.row("V3")
 def test_a_root_belongs_to_one_application(project: Project, tmp_path: Path) -> None:
     """Another project with the same root does not roll out, go back, prune or forget there."""
