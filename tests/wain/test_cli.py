@@ -107,3 +107,17 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     os.close(write_end)
     assert b"Traceback" not in result.stderr
     assert b"Exception ignored" not in result.stderr
+
+
+def test_an_interruption_while_it_is_loaded_is_no_traceback() -> None:
+    code = (
+        "import runpy, sys\n"
+        "class Cut:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'wain.output': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Cut())\n"
+        "sys.argv = ['wain', 'env']\n"
+        "runpy.run_module('wain', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "wain: error: interrupted; nothing was begun\n")
