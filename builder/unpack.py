@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from installer import install
 from installer.destinations import WheelDestination
@@ -22,6 +22,11 @@ from installer.sources import WheelContentElement, WheelFile
 from builder.destination import Destination, Row, WheelContentError
 from images.errors import WainError
 from images.store import Batch
+
+try:
+    from isal import isal_zlib as inflating
+except ImportError:
+    import zlib as inflating  # type: ignore[no-redef]
 
 # Wheels up to here are held in memory while they are read; larger ones in a private copy.
 _IN_MEMORY = 64 << 20  # bytes
@@ -35,7 +40,7 @@ _NOT_INSTALLED = frozenset(
 _UNSOUND = (
     InstallerError, InvalidRecordEntry, configparser.Error, zipfile.BadZipFile, zlib.error,
     zipfile.LargeZipFile, AssertionError, EOFError, LookupError, NotImplementedError, ValueError,
-    RuntimeError, csv.Error,
+    RuntimeError, csv.Error, cast("type[Exception]", inflating.error),
 )  # fmt: skip
 
 
@@ -44,6 +49,20 @@ class Unpacked(NamedTuple):
 
     dist_info: str
     rows: list[Row]
+
+
+class _Archive(zipfile.ZipFile):
+    """Inflates with isal where it is there: in half the time.
+
+    What is wrong with a member's bytes is found by its CRC and by RECORD, whoever inflates.
+    """
+
+    def open(self, *arguments: Any, **options: Any) -> IO[bytes]:
+        """As ZipFile does."""
+        stream: Any = super().open(*arguments, **options)
+        if getattr(stream, "_compress_type", None) == zipfile.ZIP_DEFLATED:
+            stream._decompressor = inflating.decompressobj(-zlib.MAX_WBITS)
+        return cast("IO[bytes]", stream)
 
 
 class _Source(WheelFile):
@@ -89,7 +108,7 @@ def unpack(
     """
     with _verified(path, digest, scratch) as stream:
         try:
-            with zipfile.ZipFile(stream) as archive:
+            with _Archive(stream) as archive:
                 archive.filename = path.name
                 source = _Source(archive, path.name)
                 destination = Destination(path.name, batch, lambda: source.row, on_file)

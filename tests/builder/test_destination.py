@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import zipfile
 from pathlib import Path
@@ -125,6 +126,26 @@ def test_the_bytes_are_checked_against_the_lock(store: Store, tmp_path: Path) ->
     wheel.path.write_bytes(wheel.path.read_bytes() + b" ")
     with pytest.raises(WheelContentError, match="the lock says"):
         into(store, wheel.path, wheel.sha256)
+
+
+@pytest.mark.parametrize("inflating", ["isal.isal_zlib", "zlib"])
+def test_compressed_bytes_that_are_damaged(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inflating: str
+) -> None:
+    """Whoever inflates: what is broken is a refused wheel, what is not comes out the same."""
+    module = pytest.importorskip(inflating)
+    monkeypatch.setattr(unpack_module, "inflating", module)
+    text = "".join(f"line {number * number}\n" for number in range(4000))
+    wheel = make_wheel(tmp_path, "demo", {"a.py": text})
+    rows = by_path(into(store, wheel.path, wheel.sha256))
+    assert store.read(rows["lib", "a.py"].sha256) == text.encode()
+    data = bytearray(wheel.path.read_bytes())
+    start = data.index(b"a.py") + 100
+    for at in range(start, start + 3000, 300):
+        broken = bytes(data[:at]) + bytes([data[at] ^ 0x55]) + bytes(data[at + 1 :])
+        wheel.path.write_bytes(broken)
+        with pytest.raises(WheelContentError, match="is no sound wheel"):
+            into(store, wheel.path, hashlib.sha256(broken).hexdigest())
 
 
 def test_a_wheel_changed_while_it_is_read(
