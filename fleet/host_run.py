@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from fleet.contact import open_session
-from fleet.duration import format_duration
 from fleet.errors import HostError
 from fleet.inventory import Host
 from fleet.pack import Pack
@@ -44,6 +43,7 @@ from fleet.steps import (
     step,
 )
 from fleet.wanted import Comparisons, Wanted
+from images.duration import format_duration
 from images.errors import WainError
 
 # A line that broke before the switch is tried again this often.

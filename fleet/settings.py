@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet.duration import Share, parse_duration, parse_rate
+from fleet.quantity import Share, parse_rate
 from fleet.selector import Selectable
 from fleet.waves import DEFAULT_WAVES, Limits, WaveRule, check_rules
+from images.duration import parse_duration
 from images.errors import UsageError
 from images.tomlfile import Table
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from fleet.duration import format_duration
 from fleet.errors import HostError, printable
 from fleet.inventory import Check, Host, Settings
 from fleet.journal import StepRow, now
 from fleet.session import RunResult, Session
+from images.duration import format_duration
 
 SUCCEEDED, UNCHANGED, UNTOUCHED = "succeeded", "unchanged", "untouched"
 REVERTED, FAILED, UNREACHABLE = "reverted", "failed", "unreachable"

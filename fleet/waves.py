@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fleet.duration import Share
+from fleet.quantity import Share
 from fleet.selector import Selectable, Selector
 from images.errors import UsageError
 

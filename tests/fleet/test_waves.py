@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.duration import Share
+from fleet.quantity import Share
 from fleet.waves import Limits, Wave, WaveRule, check_rules, make_waves
 from images.errors import UsageError
 
