@@ -155,6 +155,7 @@ class BuildLocking:
             fetch=bring,
             log=log,
             inputs=inputs,
+            deadline=spec.build_timeout,
         )
 
     def _prove_pure(self, target: Target, package: LockedPackage, build_lock: Lock) -> None:
@@ -181,7 +182,7 @@ class BuildLocking:
                 wheelhouse,
                 target,
                 build_interpreter(target),
-                deadline=_TRIAL,
+                deadline=min(_TRIAL, self.spec.build_timeout),
             )
         except (WainError, WheelhouseError) as error:
             why = (

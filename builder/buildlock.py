@@ -24,8 +24,9 @@ from packaging.utils import canonicalize_name
 from builder import hermetic
 from builder.buildenv import Builder, builder_of
 from builder.hooks import Bench
-from builder.sdist import DEADLINE, Progress, WheelOf, finder
+from builder.sdist import Progress, WheelOf, finder
 from builder.source_tree import build_requirements, checked_requirements, copy_project, unpack_sdist
+from builder.spec import BUILD_TIMEOUT
 from builder.workspace import Isolation, Workspace
 from images.errors import WainError
 from wheelhouse.index import Wheelhouse
@@ -92,7 +93,7 @@ def plan_build_lock(
     fetch: Callable[[Lock], object],
     log: Path,
     inputs: str,
-    deadline: float = DEADLINE,
+    deadline: float = BUILD_TIMEOUT,
     on_progress: Progress = lambda title, done, total: None,
     wheel_of: WheelOf | None = None,
     flags: Mapping[str, str] | None = None,

@@ -19,6 +19,7 @@ from builder.buildenv import Builder, make_build_env
 from builder.hermetic import Outcome
 from builder.source_tree import EPOCH
 from builder.workspace import INSIDE, Workspace
+from images.duration import format_duration
 from images.errors import WainError
 from wheelhouse.lock import Lock, LockedPackage
 from wheelhouse.text import bare
@@ -156,7 +157,7 @@ class Bench:
             raise BuildFailed(
                 self.where,
                 f"{name} was stopped with all its processes at the deadline "
-                f"of {self._seconds:g} seconds",
+                f"of {format_duration(self._seconds)} ('timeout' in [build])",
                 self.log,
             )
 

@@ -31,6 +31,7 @@ from builder.source_tree import (
     sdist_name,
     unpack_sdist,
 )
+from builder.spec import BUILD_TIMEOUT
 from builder.workspace import Isolation, Workspace
 from images.errors import DifferenceError, WainError
 from wheelhouse.index import HashMismatch, Wheelhouse
@@ -38,7 +39,6 @@ from wheelhouse.lock import Lock, LockedPackage
 from wheelhouse.target import Target
 from wheelhouse.text import shown
 
-DEADLINE = 3600.0
 Progress = Callable[[str, int, int], None]
 # The wheel of a locked build requirement that is an sdist itself.
 WheelOf = Callable[[LockedPackage], Path]
@@ -83,7 +83,7 @@ def build_sdist(
     target: Target,
     interpreter: str,
     *,
-    deadline: float = DEADLINE,
+    deadline: float = BUILD_TIMEOUT,
     on_progress: Progress = lambda title, done, total: None,
     reproduce: bool = False,
     flags: Mapping[str, str] | None = None,
@@ -129,7 +129,7 @@ def build_project(
     target: Target,
     interpreter: str,
     *,
-    deadline: float = DEADLINE,
+    deadline: float = BUILD_TIMEOUT,
     on_progress: Progress = lambda title, done, total: None,
     reproduce: bool = False,
     flags: Mapping[str, str] | None = None,

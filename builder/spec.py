@@ -11,6 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from images.duration import parse_duration
 from images.errors import UsageError
 from images.tomlfile import Table, load_toml
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 FILE = "wain.toml"
 LOCKS = "locks"
 WHEELHOUSE = ".wain/wheelhouse"
+# How long everything that builds one sdist may take. Seconds.
+BUILD_TIMEOUT = 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # A target's name is part of a lock's file name, where PEP 751 allows no dot.
@@ -77,6 +80,7 @@ class BuildSpec(NamedTuple):
     ``requirements`` are files (absolute paths) and requirement strings, as `requirement_file`
     tells apart; ``given_lock`` is a pylock.toml of another tool that decides instead of a
     resolver. ``project`` is the folder of the package that goes into the image itself.
+    ``build_timeout`` is in seconds, for everything that builds one sdist.
     """
 
     folder: str
@@ -91,6 +95,7 @@ class BuildSpec(NamedTuple):
     wheelhouse: str = ""
     indexes: tuple[IndexSpec, ...] = ()
     from_source: tuple[str, ...] = ()
+    build_timeout: float = BUILD_TIMEOUT
     bytecode: bool = True
     prune: tuple[str, ...] = ()
     env_path: str = ""
@@ -195,7 +200,7 @@ def _read(base: str, path: str) -> BuildSpec:
         )
     )  # fmt: skip
     build, image, env = root.table("build"), root.table("image"), root.table("env")
-    build.only(("from-source",))
+    build.only(("from-source", "timeout"))
     image.only(("bytecode", "prune"))
     env.only(("path", "mode", "editable"))
     requirements, given_lock = _requirements(root, base)
@@ -214,6 +219,7 @@ def _read(base: str, path: str) -> BuildSpec:
         wheelhouse=_path(base, root.string("wheelhouse", WHEELHOUSE)),
         indexes=_indexes(root, base),
         from_source=_packages(build, "from-source"),
+        build_timeout=_timeout(build),
         bytecode=image.boolean("bytecode", True),
         prune=_prune(image),
         env_path=_path(base, env.string("path", ".venv")),
@@ -311,6 +317,13 @@ def _packages(table: Table, key: str) -> tuple[str, ...]:
         if not _PACKAGE.fullmatch(name):
             raise table.error((key, position), f"{name!a} is no package name")
     return tuple(re.sub(r"[-_.]+", "-", name).lower() for name in names)
+
+
+def _timeout(build: Table) -> float:
+    seconds = build.convert("timeout", parse_duration, BUILD_TIMEOUT)
+    if seconds < 1:
+        raise build.error("timeout", f"'timeout' is {seconds:g} s, expected at least 1 s")
+    return seconds
 
 
 def _prune(image: Table) -> tuple[str, ...]:

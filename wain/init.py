@@ -32,6 +32,7 @@ python = "{python}"
 
 # [build]
 # from-source = []                       # built here even where a wheel exists
+# timeout = "1h"                         # for everything that builds one sdist
 
 # [image]
 # prune = ["**/tests/**"]                # left out of the image

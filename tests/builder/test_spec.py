@@ -35,6 +35,7 @@ url = "mirror/simple"
 
 [build]
 from-source = ["Py_YAML"]
+timeout = "1h30m"
 [image]
 bytecode = false
 prune = ["**/tests/**"]
@@ -71,6 +72,7 @@ def test_every_key(folder: Path) -> None:
         IndexSpec("local", f"file://{folder}/mirror/simple", (), "wain.toml:18"),
     )
     assert (spec.from_source, spec.bytecode, spec.prune) == (("py-yaml",), False, ("**/tests/**",))
+    assert spec.build_timeout == 5400
     assert (spec.env_path, spec.env_mode, spec.editable) == (str(folder / "venv"), "thin", False)
     assert spec.lock_path("prod") == str(folder / "locks/pylock.prod.toml")
     assert spec.chosen_targets(["arm"]) == spec.targets[1:]
@@ -108,6 +110,9 @@ def test_a_target_takes_what_it_leaves_out_from_this_machine() -> None:
         ("[[index]]\nname = 'a'\nurl = 'x'\nprojects = ['/']", 4, "no project name or pattern"),
         ("[[index]]\nname = 'a'\nurl = 'x'\n[[index]]\nname = 'a'\nurl = 'y'", 5, "two indexes"),
         ("[build]\nfrom-source = ['a b']", 2, "'a b' is no package name"),
+        ("[build]\ntimeout = 'soon'", 2, "[build]: 'timeout': expected a duration such as '30s'"),
+        ("[build]\ntimeout = '0.5s'", 2, "expected at least 1 s"),
+        ("[build]\ntimeout = true", 2, "expected a duration"),
         ("[image]\nprune = ['../x']", 2, "leaves the image"),
         ("[image]\nbytecode = 'yes'", 2, "true or false"),
         ("[env]\nmode = 'fat'", 2, "expected one of 'thick', 'thin'"),
