@@ -3,6 +3,9 @@
 Follows the simple repository API specification, versions 1.0 to 1.4 (PEP 503, 592, 629, 658,
 691, 700, 714). A page of another major version is refused; what an entry leaves out is None.
 ``data-upload-time`` in HTML is no part of it, but some mirrors give it.
+
+A page is foreign text. Entries that no installer could take are passed over: names that are no
+file names, addresses that lead anywhere but to the web (from a folder: or to this machine).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
-from builder.urls import filename_of, mask
+from builder.urls import filename_of, is_file_url, mask
 from images.errors import WainError
 
 ACCEPT = (
@@ -32,6 +35,8 @@ ACCEPT = (
 )
 _JSON = "application/vnd.pypi.simple.v1+json"
 _RUNS = re.compile(r"[-_.]+")
+_FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!\-]{0,254}")
+_MAX_SIZE = 1 << 53
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -97,8 +102,8 @@ def _parse_json(body: bytes, url: str) -> list[IndexFile]:
         page = json.loads(body)
         version = str(page.get("meta", {}).get("api-version", "1.0"))
         _check_version(version, url)
-        return [_json_file(entry, url) for entry in page["files"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _usable((_json_file(entry, url) for entry in page["files"]), url)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WainError(
             mask(url), f"is no page of a package index: {type(error).__name__} in its JSON"
         ) from None
@@ -121,14 +126,33 @@ def _json_file(entry: Mapping[str, object], url: str) -> IndexFile:
     requires = entry.get("requires-python")
     return IndexFile(
         filename=str(entry["filename"]),
-        url=urldefrag(urljoin(url, str(entry["url"])))[0],
+        url=_joined(url, str(entry["url"]))[0],
         sha256=_sha256(hashes.get("sha256")) if isinstance(hashes, Mapping) else None,
-        size=size if isinstance(size, int) and size >= 0 else None,
+        size=size if type(size) is int and 0 <= size <= _MAX_SIZE else None,
         upload_time=_moment(entry.get("upload-time")),
         requires_python=requires if isinstance(requires, str) else None,
         yanked=(yanked if isinstance(yanked, str) else "") if yanked else None,
         metadata=_metadata(metadata),
     )
+
+
+def _usable(files: Iterable[IndexFile], url: str) -> list[IndexFile]:
+    """Those with a file name for a name, at an address this page may send anybody to."""
+    schemes = ("http://", "https://") + (("file:",) if is_file_url(url) else ())
+    return [
+        file
+        for file in files
+        if _FILENAME.fullmatch(file.filename) and file.url.lower().startswith(schemes)
+    ]
+
+
+def _joined(base: str, address: str) -> tuple[str, str]:
+    """The absolute address and its fragment; empty for one that cannot be taken apart."""
+    try:
+        joined, fragment = urldefrag(urljoin(base, address))
+    except ValueError:
+        return "", ""
+    return joined, fragment
 
 
 def _metadata(value: object) -> str | None:
@@ -160,13 +184,13 @@ def _parse_html(body: bytes, url: str) -> list[IndexFile]:
     links.feed(body.decode("utf-8", "replace"))
     links.close()
     _check_version(links.version, url)
-    base = urljoin(url, links.base)
+    base = _joined(url, links.base)[0] or url
     files = []
     for anchor in links.anchors:
         href = anchor.get("href")
         if not href:
             continue
-        address, fragment = urldefrag(urljoin(base, href.strip()))
+        address, fragment = _joined(base, href.strip())
         filename = filename_of(address)
         if not filename:
             continue
@@ -182,7 +206,7 @@ def _parse_html(body: bytes, url: str) -> list[IndexFile]:
                 metadata=None if metadata is None else _fragment_hash(metadata) or "",
             )
         )
-    return files
+    return _usable(files, url)
 
 
 def _fragment_hash(fragment: str) -> str | None:
@@ -203,6 +227,6 @@ def _moment(value: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

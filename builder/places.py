@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from builder.urls import without_credentials
+from builder.urls import mask, without_credentials
 from wheelhouse.files import write_atomically
 from wheelhouse.lock import Lock
 
@@ -32,10 +32,11 @@ def recall(folder: Path) -> dict[str, str]:
 def remember(folder: Path, locks: Iterable[Lock]) -> None:
     """Keep the addresses of these locks' files. A folder that cannot be written is no error."""
     new = {
-        package.file.sha256: without_credentials(package.file.url)
+        package.file.sha256: address
         for lock in locks
         for package in lock.packages
-        if package.file.url
+        # An address that is a secret itself (a signed one) is found again when it is needed.
+        if (address := without_credentials(package.file.url or "")) and mask(address) == address
     }
     known = recall(folder)
     if not new or new.items() <= known.items():

@@ -78,7 +78,11 @@ def choose(target: Target, package: Found, from_source: bool) -> Chosen | Gap:
     wheel = None if from_source else best_wheel(target, package.files)
     if wheel is not None:
         return Chosen(package, wheel, "wheel")
-    sdist = next((file for file in package.files if file.kind == "sdist"), None)
+    sdists = [file for file in package.files if file.kind == "sdist"]
+    sdist = next((file for file in sdists if file.filename.endswith(".tar.gz")), None)
+    if sdist is None and sdists:
+        why = f"there is only {sdists[0].filename}, and an sdist is a .tar.gz (PEP 625)"
+        return Gap(package.name, package.version, why)
     if sdist is None:
         return Gap(package.name, package.version, _lacking(target, package, from_source))
     return Chosen(package, sdist, "sdist")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from builder import resolve_pip, resolve_uv
@@ -311,9 +312,17 @@ def _locked(chosen: Chosen, file: IndexFile, direct: bool) -> LockedPackage:
             url=without_credentials(file.url),
         ),
         kind=chosen.kind,
-        requires_python=chosen.found.requires_python,
+        requires_python=_specifier(chosen.found.requires_python),
         direct=direct,
     )
+
+
+def _specifier(text: str | None) -> str | None:
+    """What METADATA says of Python versions; nothing where that cannot be read, as for pip."""
+    try:
+        return str(SpecifierSet(text or "")) or None
+    except InvalidSpecifier:
+        return None
 
 
 def _given(spec: BuildSpec, target: Target) -> Lock:

@@ -252,7 +252,7 @@ def _from_netrc(netloc: str) -> tuple[str, str] | None:
     candidates = [Path(name)] if name else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for path in candidates:
         try:
-            entry = netrc.netrc(str(path)).authenticators(netloc.rpartition(":")[0] or netloc)
+            entry = netrc.netrc(str(path)).authenticators(urlsplit(f"//{netloc}").hostname or "")
         except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
             continue
         if entry:
@@ -262,6 +262,9 @@ def _from_netrc(netloc: str) -> tuple[str, str] | None:
 
 def _from_keyring(service: str) -> tuple[str, str] | None:
     """The login the keyring command knows for a service; the command is asked as pip asks it."""
+    if service.startswith("-"):
+        # No host is called so, and the command would take it for an option.
+        return None
     try:
         result = subprocess.run(
             ["keyring", "--mode", "creds", "get", service],

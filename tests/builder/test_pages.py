@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 import pytest
 
@@ -72,6 +73,9 @@ def test_html() -> None:
         (b"[1]", JSON, "no page"),
         (b"\xff", JSON, "no page"),
         (b'{"files": [{"url": 1}]}', JSON, "no page"),
+        (b'{"files": ' + b"[" * 100_000, JSON, "no page"),
+        (b'{"files": [], "x": ' + b'{"a":' * 100_000, JSON, "no page"),
+        (b'{"files": [], "meta": {"api-version": ' + b"1" * 5000 + b"}}", JSON, "no page"),
         (b'{"meta": {"api-version": "2.0"}, "files": []}', JSON, "expected 1.x"),
         (b'<meta name="pypi:repository-version" content="2.1">', "text/html", "expected 1.x"),
         (b"PK", "application/zip", "expected a page of a package index"),
@@ -82,6 +86,56 @@ def test_no_page(body: bytes, kind: str, says: str) -> None:
         parse_page(body, kind, "https://me:c4n4ry@index.example/simple/demo/")
     assert "c4n4ry" not in str(caught.value)
     assert "index.example" in str(caught.value)
+
+
+HOSTILE = [
+    ("demo-1.0\x1b]0;x\x07-py3-none-any.whl", "ok"),
+    ("demo-1.0\n-py3-none-any.whl", "ok"),
+    ("../demo-1.0-py3-none-any.whl", "ok"),
+    ("demo-1.0-py3-none-any/../../x.whl", "ok"),
+    ("demo-" + "1" * 300 + ".tar.gz", "ok"),
+    ("", "ok"),
+    ("demo-1.0-py3-none-any.whl", "javascript:alert(1)"),
+    ("demo-1.0-py3-none-any.whl", "file:///etc/passwd"),
+    ("demo-1.0-py3-none-any.whl", "data:,x"),
+    ("demo-1.0-py3-none-any.whl", "http://[bad"),
+]
+
+
+@pytest.mark.row("I1")
+@pytest.mark.parametrize("kind", [JSON, "text/html"])
+def test_hostile_entries_are_passed_over(kind: str) -> None:
+    """A name that is none, an address that leaves the web: the others still count."""
+    good = "demo-2.0-py3-none-any.whl"
+    entries = [*HOSTILE, (good, "../files/" + good)]
+    if kind == JSON:
+        files = [
+            {"filename": name, "url": address.replace("ok", f"../files/{good}"), "hashes": {},
+             "size": 10**30, "upload-time": "0001-01-01T00:00:00+14:00"}
+            for name, address in entries
+        ]  # fmt: skip
+        body = json.dumps({"files": files}).encode()
+    else:
+        links = [address.replace("ok", quote(f"../files/{name}")) for name, address in entries]
+        body = "".join(
+            f'<a data-upload-time="9999-12-31T23:59:59-14:00" href="{link}">x</a>' for link in links
+        ).encode()
+    found = parse_page(body, kind, "https://index.example/simple/demo/")
+    assert {file.url for file in found} <= {
+        f"https://index.example/simple/files/{good}",
+        # HTML names a file by the end of its address, and these ends are good names.
+        "https://index.example/simple/demo-1.0-py3-none-any.whl",
+        "https://index.example/simple/x.whl",
+    }
+    assert good in {file.filename for file in found}
+    for file in found:
+        assert file.filename.isprintable()
+        assert "/" not in file.filename
+        assert (file.size, file.upload_time) == (None, None)
+    # A folder on this machine may name its own files.
+    place = "file:///mirror/simple/demo/index.json"
+    local = json.dumps({"files": [{"filename": good, "url": f"file:///files/{good}"}]}).encode()
+    assert parse_page(local, JSON, place) == [IndexFile(good, f"file:///files/{good}")]
 
 
 def test_names() -> None:

@@ -43,7 +43,7 @@ def found(*names: str) -> Found:
         ((GOOD, REBUILT), REBUILT),
         ((PURE, STABLE), STABLE),
         ((*OTHERS, SDIST), SDIST),
-        (("demo-1.0.zip",), "demo-1.0.zip"),
+        (("demo-1.0.zip", SDIST), SDIST),
     ],
 )
 def test_best_file(names: tuple[str, ...], taken: str) -> None:
