@@ -9,8 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+from packaging.utils import parse_wheel_filename
 
 from builder import places
 from builder.buildlock import find_build_lock
@@ -24,7 +27,7 @@ from builder.spec import BuildSpec, TargetSpec
 from builder.tools import build_interpreter
 from images.errors import WainError
 from wheelhouse.index import Wheelhouse
-from wheelhouse.lock import Lock, LockedPackage, read_lock
+from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +52,13 @@ class Made(NamedTuple):
     log: str = ""
 
 
+class Filled(NamedTuple):
+    """What a wheelhouse was filled with. ``locks``: target → its lock of wheels there."""
+
+    made: list[Made]
+    locks: dict[str, Path]
+
+
 class _Task(NamedTuple):
     """One sdist to build for one target."""
 
@@ -64,13 +74,26 @@ def fill(
     jobs: int = 0,
     reproduce: bool = False,
     on_progress: Progress = _silent,
-) -> list[Made]:
+) -> Filled:
     """Bring everything the targets' locks name into the wheelhouse.
 
-    ``reproduce`` builds every sdist twice in different folders and compares the bytes. Raises
-    WainError and WheelhouseError; what was done before stays, and the same call continues.
+    Beside the wheels goes a lock of each target that names nothing but them. ``reproduce``
+    builds every sdist twice in different folders and compares the bytes. Raises WainError and
+    WheelhouseError; what was done before stays, and the same call continues.
     """
     wheelhouse = Wheelhouse(spec.wheelhouse)
+    with wheelhouse.in_use():
+        return _fill(spec, targets, wheelhouse, jobs, reproduce, on_progress)
+
+
+def _fill(
+    spec: BuildSpec,
+    targets: Sequence[TargetSpec],
+    wheelhouse: Wheelhouse,
+    jobs: int,
+    reproduce: bool,
+    on_progress: Progress,
+) -> Filled:
     locks = {target.name: lock_of(spec, target) for target in targets}
     tasks, kept = _tasks(spec, locks, wheelhouse, reproduce)
     built_names = {task.package.file.sha256 for task in tasks}
@@ -93,14 +116,56 @@ def fill(
     by_target = _targets_by_hash(locks)
     made = [_made(one, by_target) for one in fetched if one.sha256 in by_target]
     made += kept
-    made += _build_all(tasks, wheelhouse, jobs, reproduce, on_progress)
+    made += _build_all(tasks, wheelhouse, jobs, reproduce, spec.build_timeout, on_progress)
+    written = {}
     for target in targets:
+        own = None
         if spec.project:
-            done = make_project(
+            own = make_project(
                 spec, target, wheelhouse, reproduce=reproduce, on_progress=on_progress
             )
-            made.append(_from_build(done, target.name))
-    return sorted(made, key=lambda one: one.file)
+            made.append(_from_build(own, target.name))
+        lock = _of_wheels(spec, locks[target.name], own, wheelhouse)
+        written[target.name] = wheelhouse.write_lock(lock, wheel_lock_name(spec, target.name))
+    return Filled(sorted(made, key=lambda one: one.file), written)
+
+
+def wheel_lock_name(spec: BuildSpec, target: str) -> str:
+    """What a target's lock in the wheelhouse is called: projects may share a wheelhouse."""
+    # A lock's name holds no dot (PEP 751).
+    return f"{spec.name.replace('.', '-')}-{target}"
+
+
+def _of_wheels(spec: BuildSpec, lock: Lock, own: Built | None, wheelhouse: Wheelhouse) -> Lock:
+    """The lock with each sdist's wheel in its place, and the project's own wheel.
+
+    What installs from it needs no index and builds nothing.
+    """
+    packages = [_as_wheel(spec, lock, package, wheelhouse) for package in lock.packages]
+    if own is not None:
+        name, version, _, _ = parse_wheel_filename(own.file)
+        file = _locked_file(own.file, wheelhouse)
+        packages.append(LockedPackage(name, str(version), file, direct=True))
+    return Lock(lock.target, tuple(packages), lock.inputs_digest)
+
+
+def _as_wheel(
+    spec: BuildSpec, lock: Lock, package: LockedPackage, wheelhouse: Wheelhouse
+) -> LockedPackage:
+    if package.kind == "wheel":
+        return package
+    build_lock = build_lock_of(spec, package.name, lock.target.name)
+    wheel = built_wheel(package, build_lock, lock.target, wheelhouse)
+    if wheel is None:
+        raise WainError(package.file.filename, "its wheel has left the wheelhouse", "wain build")
+    return replace(package, file=_locked_file(wheel.filename, wheelhouse), kind="wheel")
+
+
+def _locked_file(filename: str, wheelhouse: Wheelhouse) -> LockedFile:
+    entry = wheelhouse.entry(filename)
+    if entry is None:
+        raise WainError(filename, "has left the wheelhouse", "wain build")
+    return LockedFile(entry.filename, entry.sha256, entry.size)
 
 
 def lock_of(spec: BuildSpec, target: TargetSpec) -> Lock:
@@ -157,6 +222,7 @@ def make_project(
         wheelhouse,
         full,
         build_interpreter(full),
+        deadline=spec.build_timeout,
         on_progress=on_progress,
         reproduce=reproduce,
     )
@@ -222,6 +288,7 @@ def _build_all(
     wheelhouse: Wheelhouse,
     jobs: int,
     reproduce: bool,
+    deadline: float,
     on_progress: Progress,
 ) -> list[Made]:
     ordered = list(tasks)
@@ -238,6 +305,7 @@ def _build_all(
             wheelhouse,
             task.target,
             build_interpreter(task.target),
+            deadline=deadline,
             reproduce=reproduce,
         )
         with lock:

@@ -78,22 +78,23 @@ def build_image(
     that file is written. Raises WainError and WheelhouseError.
     """
     jobs = jobs or default_jobs()
-    plan = _Plan.of(spec, target, jobs, on_progress)
     path = image_lock.image_lock_path(spec.locks, target.name)
     expected = image_lock.read(path) if locked else None
     store = catalog.store
-    with store.writing():
-        image = plan.assemble(store, jobs, on_progress)
-        found = locked_image(image)
-        if expected:
-            lines = image_lock.differences(expected, found)
-            if lines:
-                hint = "without --locked the file is written anew"
-                raise ImageDiffersError(_shown(path, spec), lines, hint)
-        document = _document(plan, image)
-        catalog.put_document(document)
-        for tag in tags:
-            catalog.tag(tag, image.id, target.name)
+    with Wheelhouse(spec.wheelhouse).in_use():
+        plan = _Plan.of(spec, target, jobs, on_progress)
+        with store.writing():
+            image = plan.assemble(store, jobs, on_progress)
+            found = locked_image(image)
+            if expected:
+                lines = image_lock.differences(expected, found)
+                if lines:
+                    hint = "without --locked the file is written anew"
+                    raise ImageDiffersError(_shown(path, spec), lines, hint)
+            document = _document(plan, image)
+            catalog.put_document(document)
+            for tag in tags:
+                catalog.tag(tag, image.id, target.name)
     changed = not locked and image_lock.write(path, found)
     return Built(image, document, changed)
 
@@ -111,8 +112,11 @@ def check_image(
     Raises ImageDiffersError when the result is not the same image.
     """
     jobs = jobs or default_jobs()
-    plan = _Plan.of(spec, target, jobs, on_progress)
-    with tempfile.TemporaryDirectory(prefix="wain-check-") as folder:
+    with (
+        Wheelhouse(spec.wheelhouse).in_use(),
+        tempfile.TemporaryDirectory(prefix="wain-check-") as folder,
+    ):
+        plan = _Plan.of(spec, target, jobs, on_progress)
         again = plan.backwards().assemble(Store(folder), 1 if jobs > 1 else 2, on_progress)
     lines = image_lock.differences(locked_image(image), locked_image(again))
     if lines:

@@ -21,6 +21,7 @@ from builder.resolve import resolve_target
 from builder.spec import BuildSpec, TargetSpec
 from builder.tools import can_build
 from images.errors import UsageError
+from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock, write_lock
 from wheelhouse.target import Target
 
@@ -93,7 +94,8 @@ class Locking:
         """Make the build locks, then write everything; by target's name. Raises WainError."""
         spec = self.spec
         building = BuildLocking(spec, self.upgrade, self.newest, self.on_progress, self.say)
-        planned = building.plan(locks)
+        with Wheelhouse(spec.wheelhouse).in_use():
+            planned = building.plan(locks)
         places.remember(Path(spec.folder), [*locks.values(), *planned.values()])
         written = {}
         for name, lock in locks.items():

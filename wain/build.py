@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from wain.output import Output
 
@@ -32,7 +33,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("--jobs", f"{args.jobs} is no number of jobs")
     spec = load_spec(args.directory)
     targets = spec.chosen_targets(args.target)
-    made = fill(spec, targets, jobs=args.jobs, reproduce=args.reproduce, on_progress=out.progress)
+    made, locks = fill(
+        spec, targets, jobs=args.jobs, reproduce=args.reproduce, on_progress=out.progress
+    )
     shown = made if out.verbose else [one for one in made if one.source != "kept"]
     if shown:
         out.table(
@@ -48,6 +51,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if one.isolation:
             say = out.warn if one.isolation.startswith("NOT") else out.detail
             say(f"{one.file}: built {one.isolation}; log {one.log}")
+    for name, path in locks.items():
+        out.say(f"{name}: its wheels alone: {os.path.relpath(path)}")
     if args.reproduce:
         out.say("built twice, every byte the same")
     out.result(
@@ -61,7 +66,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
                     "targets": list(one.targets),
                 }
                 for one in made
-            ]
+            ],
+            "locks": {name: str(path) for name, path in locks.items()},
         }
     )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -222,12 +223,14 @@ def _serve(args: argparse.Namespace, out: Output) -> int:
 
 def _prune(args: argparse.Namespace, out: Output) -> int:
     house = _house(args)
-    keep = _kept(args, house)
-    entries = house.files()
-    if args.dry_run:
-        gone = tuple(entry for entry in entries if entry.filename not in keep)
-    else:
-        gone = house.prune(keep)
+    # What to keep is only known while nobody else brings files in.
+    with contextlib.nullcontext() if args.dry_run else house.alone():
+        keep = _kept(args, house)
+        entries = house.files()
+        if args.dry_run:
+            gone = tuple(entry for entry in entries if entry.filename not in keep)
+        else:
+            gone = house.prune(keep)
     for entry in gone:
         out.say(f"{'would remove' if args.dry_run else 'removed'}  {entry.filename}")
     total = sum(entry.size for entry in gone)

@@ -30,6 +30,12 @@ class UsageError(WheelhouseError):
     exit_code = 2
 
 
+class InUseError(WheelhouseError):
+    """Somebody else is at work in the wheelhouse: exit 6."""
+
+    exit_code = 6
+
+
 class DifferenceError(WheelhouseError):
     """A check found a difference: exit 3."""
 

@@ -7,7 +7,9 @@ Layout::
     <folder>/simple/                 the index's pages, HTML and JSON
     <folder>/.meta/files/<project>/  one small JSON file a file: hash, times, inode
     <folder>/.meta/format            "wain-wheelhouse 1"
+    <folder>/pylock.*.toml           locks of wheels that lie here, for installers
     <folder>/.meta/lock              held (flock) while anything visible changes
+    <folder>/.meta/users             held by whoever needs files here; see wheelhouse.use
     <folder>/.staging/               files on their way in; see wheelhouse.staging
 
 What is seen is always whole: a file is checked in staging, renamed into place, noted, and
@@ -32,11 +34,14 @@ from wheelhouse.entry import Entry, in_order, parse_filename
 from wheelhouse.errors import UsageError, WheelhouseError
 from wheelhouse.files import sync_folder, write_atomically
 from wheelhouse.incoming import checked, take
+from wheelhouse.lock import Lock, lock_bytes
+from wheelhouse.locks_here import locks_naming
 from wheelhouse.notes import Notes
 from wheelhouse.site import Site
 from wheelhouse.staging import INTENT, Stage, abandoned, locked, open_stage
 from wheelhouse.target import Target
 from wheelhouse.text import bare, shown
+from wheelhouse.use import alone, shared
 from wheelhouse.verify import METADATA_SUFFIX, Problem, Progress, verify
 from wheelhouse.wheel import WheelError
 from wheelhouse.zipcheck import Limits, Refused
@@ -203,10 +208,32 @@ class Wheelhouse:
         sync_folder(self._notes.path(entry.filename).parent)
         self._write_project(stage, entry.name)
 
+    def write_lock(self, lock: Lock, name: str) -> Path:
+        """Write ``pylock.<name>.toml`` beside the files it names; readers see all of it or none.
+
+        Its paths are relative to itself, so it moves and is copied with the wheelhouse.
+        Raises :class:`WheelhouseError`.
+        """
+        path = self.folder / f"pylock.{name}.toml"
+        data = lock_bytes(lock, path, self.folder)
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == data:
+                return path
+        try:
+            with self._stage() as stage:
+                stage.publish(path, data, durable=True)
+        except OSError as error:
+            raise WheelhouseError(str(path), f"cannot be written: {error.strerror}") from None
+        return path
+
     # --- removing --------------------------------------------------------------------------
 
     def prune(self, keep: Collection[str]) -> tuple[Entry, ...]:
-        """Remove every known file whose name is not in ``keep``; what was removed."""
+        """Remove every known file whose name is not in ``keep``; what was removed.
+
+        Locks beside the files that name one of these go with them. Call it within
+        :meth:`alone`, and decide there what to keep.
+        """
         with self._stage() as stage, self._lock():
             gone = in_order(entry for entry in self._notes.all() if entry.filename not in keep)
             if gone:
@@ -219,6 +246,8 @@ class Wheelhouse:
     def _finish_remove(self, stage: Stage, names: list[str]) -> None:
         for project in sorted({parse_filename(name).name for name in names}):
             self._write_project(stage, project, leaving_out=frozenset(names))
+        for path in locks_naming(self.folder, names):
+            path.unlink(missing_ok=True)
         for name in names:
             for path in (self.folder / name, self.folder / (name + METADATA_SUFFIX)):
                 path.unlink(missing_ok=True)
@@ -267,6 +296,15 @@ class Wheelhouse:
         return verify(self._notes, self._site, on_progress)
 
     # --- changes ---------------------------------------------------------------------------
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Hold this while files that are here are still to be read or named: none is removed."""
+        return shared(self.folder / ".meta" / "users")
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Hold this to remove files. Raises :class:`InUseError` at once while one is needed."""
+        self._check_format()
+        return alone(self.folder / ".meta" / "users", bare(str(self.folder)))
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

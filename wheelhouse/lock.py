@@ -155,7 +155,7 @@ def lock_bytes(
     # Lexically: a wheelhouse elsewhere is a symlink at the configured place, and the lock
     # names the link, not where it happens to lead on this machine.
     base = os.path.relpath(os.path.abspath(wheelhouse_dir), os.path.abspath(path.parent))  # noqa: PTH100
-    folder = base.replace(os.sep, "/")
+    folder = "" if base == "." else base.replace(os.sep, "/")
     document = Pylock(
         lock_version=Version("1.0"),
         environments=[_environment_marker(lock.target)],

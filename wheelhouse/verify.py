@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wheelhouse.entry import Entry, in_order, parse_filename
+from wheelhouse.locks_here import locks_in, wrong_in
 from wheelhouse.notes import Notes
 from wheelhouse.site import Site
 from wheelhouse.wheel import file_sha256
@@ -20,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong: ``what`` is "corrupt", "missing", "unlisted" or "page"."""
+    """One thing wrong: ``what`` is "corrupt", "missing", "unlisted", "page" or "lock"."""
 
     file: str
     what: str
@@ -38,6 +39,7 @@ def verify(notes: Notes, site: Site, on_progress: Progress | None = None) -> tup
                 on_progress("verifying", done, len(noted))
     known = {entry.filename for entry in noted}
     problems.extend(_unlisted(notes.folder, known))
+    problems.extend(_locks(notes.folder, noted))
     problems.extend(_pages(notes, site, noted))
     return tuple(sorted(problems, key=lambda problem: (problem.file, problem.what)))
 
@@ -77,6 +79,7 @@ def _digest(path: Path) -> tuple[str | None, int]:
 def _unlisted(folder: Path, known: set[str]) -> list[Problem]:
     found = []
     expected = known | {name + METADATA_SUFFIX for name in known} | {"simple", ".meta", ".staging"}
+    expected |= {path.name for path in locks_in(folder)}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name in expected:
             continue
@@ -88,6 +91,13 @@ def _unlisted(folder: Path, known: set[str]) -> list[Problem]:
             pass
         found.append(Problem(path.name, "unlisted", detail))
     return found
+
+
+def _locks(folder: Path, noted: tuple[Entry, ...]) -> list[Problem]:
+    """Locks beside the files that name what is not there."""
+    hashes = {entry.filename: entry.sha256 for entry in noted}
+    found = [(path.name, wrong_in(path, hashes)) for path in locks_in(folder)]
+    return [Problem(name, "lock", detail) for name, detail in found if detail]
 
 
 def _pages(notes: Notes, site: Site, noted: tuple[Entry, ...]) -> list[Problem]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.sdists import backend, make_sdist
 from tests.support.wheels import make_wheel
 from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import read_lock
+from wheelhouse.serve import IndexServer
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -165,6 +167,72 @@ def test_sdist_is_locked_with_its_build_lock_and_built_once(
     assert "unchanged" in good(wain("lock")).stdout
     assert "demo | 1.0 | 1.0 | rebuilt" in good(wain("lock", "--upgrade", "demo")).stdout
     assert [path.name for path in (project / "locks").iterdir()] == ["pylock.default.toml"]
+
+
+def test_pip_and_uv_install_what_was_built(
+    wain: Callable[..., Ran], server: Server, project: Path, files: Path, tmp_path: Path
+) -> None:
+    """From the lock beside the wheels: no index, nothing built. From the committed one, which
+    names an sdist: built by the installer from what the wheelhouse serves."""
+    pytest.importorskip("uv")
+    (project / "wain.toml").write_text(
+        'name = "my.shop"\nrequirements = ["demo", "plain"]\n[targets.here]\n'
+    )
+    sdist = make_sdist(files, backend("demo", asks=("helper",)), name="demo")
+    server.index(make_wheel(files, "helper", "1.0"), make_wheel(files, "plain", "2.0"), sdist)
+    good(wain("lock"))
+    ran = good(wain("build", "--json"))
+    house = project / ".wain/wheelhouse"
+    lock = house / "pylock.my-shop-here.toml"
+    assert json.loads(ran.stdout)["locks"] == {"here": str(lock)}
+    packages = tomllib.loads(lock.read_text())["packages"]
+    assert [package["wheels"][0]["path"] for package in packages] == [
+        path.name for name in ("demo-1.0-1_", "plain-2.0") for path in house.glob(f"{name}*.whl")
+    ]
+    before = lock.stat()
+    good(wain("build"))
+    assert lock.stat().st_mtime_ns == before.st_mtime_ns
+    assert Wheelhouse(house).verify() == ()
+
+    with IndexServer(house) as index:
+        threading.Thread(target=index.serve_forever, daemon=True).start()
+        committed = str(project / "locks/pylock.here.toml")
+        ways = {
+            "pip-wheels": ["pip", "install", "--no-index", "-r", str(lock)],
+            "pip-lock": ["pip", "install", "--index-url", index.url, "-r", committed],
+            "uv-wheels": ["uv", "pip", "sync", "--offline", str(lock)],
+            "uv-lock": ["uv", "pip", "sync", "--default-index", index.url, committed],
+        }
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_"))}
+        environment |= {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "PIP_NO_CACHE_DIR": "1"}
+        running = {
+            way: subprocess.Popen(
+                [sys.executable, "-m", *words, "--target", str(tmp_path / way)],
+                env=environment | {"UV_CACHE_DIR": str(tmp_path / f"cache-{way}")},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for way, words in ways.items()
+        }  # fmt: skip
+        for way, process in running.items():
+            said, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, f"{way}: {said}"
+        index.shutdown()
+    for way in ways:
+        found = sorted(path.name for path in (tmp_path / way).glob("*.dist-info"))
+        assert found == ["demo-1.0.dist-info", "plain-2.0.dist-info"], way
+        assert (tmp_path / way / "demo.py").read_text() == "value = 1\n"
+
+
+def test_a_build_that_takes_too_long(
+    wain: Callable[..., Ran], server: Server, project: Path, files: Path
+) -> None:
+    (project / "wain.toml").write_text('requirements = ["demo"]\n[build]\ntimeout = "1s"\n')
+    # The resolver asks for its metadata without the variables of a build.
+    after = "def after(path):\n    'SOURCE_DATE_EPOCH' in os.environ and time.sleep(600)\n"
+    hangs = backend("demo", extra=after)
+    server.index(make_sdist(files, hangs, name="demo"))
+    good(wain("lock"))
+    error(wain("build"), 1, "demo-1.0.tar.gz: build_wheel was stopped", "of 1s ('timeout' in [bui")
 
 
 def test_upgrade_prints_what_moved(
