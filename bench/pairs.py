@@ -39,17 +39,20 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure that is not a pair: a value, its unit and its bound."""
+    """A figure that is not a pair: a value, its unit, and the most or the ``least`` it may be."""
 
     title: str
     value: float
     unit: str
     bound: float | None = None
     note: str = ""
+    least: float | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether the value is within its bound (True when it has none)."""
+        """Whether the value is within its bounds (True when it has none)."""
+        if self.least is not None and self.value < self.least:
+            return False
         return self.bound is None or self.value <= self.bound
 
 
@@ -99,12 +102,14 @@ class Fresh:
         self._count += 1
 
 
-def command(argv: Sequence[object], **extra: object) -> Action:
+def command(argv: Sequence[object], without: tuple[str, ...] = (), **extra: object) -> Action:
     """An action that runs a command to success, quietly, with bytecode writing as users have it.
 
     Words and variables become text when it runs, so a `Fresh` folder stands for its name then.
+    Variables whose names begin with one of ``without`` are left out.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    left_out = ("PYTHONDONTWRITEBYTECODE", *without)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
 
     def act() -> None:
         words = list(map(str, argv))

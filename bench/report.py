@@ -19,8 +19,10 @@ _BAR, _GAP, _LEFT, _WIDTH = 14, 10, 330, 860
 
 def line(result: Result) -> str:
     """A figure as a row of the table."""
-    verdict = "" if result.bound is None else ("holds" if result.holds else "**missed**")
     bound = "" if result.bound is None else f"≤ {result.bound:g}"
+    if isinstance(result, Figure) and result.least is not None:
+        bound = f"≥ {result.least:g}"
+    verdict = "" if not bound else ("holds" if result.holds else "**missed**")
     if isinstance(result, Figure):
         return f"| {result.title} | {result.value:.3g} {result.unit} | {bound} | {verdict} |"
     spread = f"{min(result.our_seconds):.2f}–{max(result.our_seconds):.2f}"

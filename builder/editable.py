@@ -103,10 +103,12 @@ def _build_environment(
     if path is None:
         where = f"{spec.locks}/pylock.build-{owner}.toml"
         raise WainError(where, "there is no build lock of the project", "wain lock")
-    wheel_of = finder(Wheelhouse(spec.wheelhouse), None, path.name)
+    wheelhouse = Wheelhouse(spec.wheelhouse)
+    wheel_of = finder(wheelhouse, None, path.name)
     builder = builder_of(interpreter.executable)
     folder = scratch / "env"
-    return make_build_env(folder, str(folder), builder, read_lock(path), wheel_of)
+    with wheelhouse.in_use():
+        return make_build_env(folder, str(folder), builder, read_lock(path), wheel_of)
 
 
 def _add(wanted: set[str], python: str, scratch: Path, where: str) -> None:

@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-# user[:password]@ after a scheme; user and password hold no "/", "@" or blank in any text.
-_USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
+# user[:password]@ after a scheme. A password that should have been quoted may hold "@" and "/":
+# better too much is hidden than a part of it shown. A port is no password.
+_USERINFO = re.compile(r"(?<=://)(?:[^/\s'\"]+|[^/:\s'\"]+:(?!\d+/)[^\s'\"]*)@")
 # Values of parameters that carry a secret in addresses and headers.
 _TOKEN = re.compile(
     r"(?i)\b((?:access_|auth_|api_)?(?:token|key|password|passwd|secret|signature|sig)=)[^&\s'\"]+"

@@ -231,8 +231,8 @@ class Wheelhouse:
     def prune(self, keep: Collection[str]) -> tuple[Entry, ...]:
         """Remove every known file whose name is not in ``keep``; what was removed.
 
-        Locks beside the files that name one of these go with them. Call it within
-        :meth:`alone`, and decide there what to keep.
+        Locks beside the files that name one of these go with them, and so do unfinished
+        downloads. Call it within :meth:`alone`, and decide there what to keep.
         """
         with self._stage() as stage, self._lock():
             gone = in_order(entry for entry in self._notes.all() if entry.filename not in keep)
@@ -241,6 +241,8 @@ class Wheelhouse:
                 stage.write_intent(json.dumps({"remove": names}).encode())
                 self._finish_remove(stage, names)
                 stage.finished()
+            for path in (self.folder / ".staging" / "partial").glob("*"):
+                path.unlink(missing_ok=True)
         return gone
 
     def _finish_remove(self, stage: Stage, names: list[str]) -> None:

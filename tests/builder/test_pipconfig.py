@@ -120,12 +120,15 @@ def test_pip_says_its_default_index() -> None:
         "see https://c4n4ry@x.example and 'http://me:c4n4ry@y.example:80/a'",
         "https://x.example/f.whl?token=c4n4ry&a=1",
         "GET /?X-Signature=c4n4ry",
+        "https://me:c4n@c4n4ry@x.example/simple/",
+        "https://me:c4n/c4n4ry@x.example/simple/ and http://y.example:80/a@b",
         "https://me:c4n%40ry@x.example c4n".replace("c4n%40ry", "c4n4ry"),
     ],
 )
 def test_mask(text: str) -> None:
     assert "c4n4ry" not in mask(text)
     assert "x.example" in mask(text) or "GET" in mask(text)
+    assert ("y.example:80/a" in text) == ("y.example:80/a" in mask(text))
 
 
 def test_without_credentials() -> None:
