@@ -226,12 +226,14 @@ def test_pip_and_uv_install_what_was_built(
 def test_a_build_that_takes_too_long(
     wain: Callable[..., Ran], server: Server, project: Path, files: Path
 ) -> None:
-    (project / "wain.toml").write_text('requirements = ["demo"]\n[build]\ntimeout = "1s"\n')
+    (project / "wain.toml").write_text('requirements = ["demo"]\n')
     # The resolver asks for its metadata without the variables of a build.
     after = "def after(path):\n    'SOURCE_DATE_EPOCH' in os.environ and time.sleep(600)\n"
     hangs = backend("demo", extra=after)
     server.index(make_sdist(files, hangs, name="demo"))
     good(wain("lock"))
+    with (project / "wain.toml").open("a") as file:
+        file.write('[build]\ntimeout = "1s"\n')
     error(wain("build"), 1, "demo-1.0.tar.gz: build_wheel was stopped", "of 1s ('timeout' in [bui")
 
 
