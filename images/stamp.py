@@ -172,6 +172,11 @@ def changed_inputs(stamp: Stamp) -> list[str]:
     return changed
 
 
+def has_shared(stamp: Stamp) -> bool:
+    """Whether the shared checkout of a thin environment is there; true for a thick one."""
+    return not stamp.checkout or os.path.exists(f"{stamp.store}/checkouts/{stamp.checkout}")
+
+
 def write_stamp(path: str, stamp: Stamp) -> None:
     """Write a stamp to a file, in one step. Raises OSError."""
     temporary = f"{path}.{os.getpid()}"

@@ -10,7 +10,7 @@ import argparse
 import os
 import time
 
-from images.stamp import boot_id, changed_inputs, read_stamp
+from images.stamp import boot_id, changed_inputs, has_shared, read_stamp
 from wain import __version__
 from wain.output import Output
 
@@ -70,6 +70,7 @@ def is_current(stamp: Stamp, path: str, folder: str, wish: str) -> bool:
         and stamp.project == folder
         and stamp.request == wish
         and stamp.boot == boot_id()
+        and has_shared(stamp)
         and not changed_inputs(stamp)
     )
 

@@ -20,6 +20,7 @@ from images.stamp import (
     Input,
     Stamp,
     boot_id,
+    has_shared,
     read_input,
     read_stamp,
     write_stamp,
@@ -168,7 +169,7 @@ def _make(
         names = list(dict.fromkeys([*names, interpreter.executable]))
         inputs = tuple(read_input(folder, name) for name in names)
 
-        if stamp is not None and not args.force and editable is None:
+        if stamp is not None and has_shared(stamp) and not args.force and editable is None:
             same = (stamp.image, stamp.mode, stamp.prefix, stamp.executable, stamp.editable,
                     stamp.boot)  # fmt: skip
             if same == (image_id, mode, path, interpreter.executable, "", boot_id()):

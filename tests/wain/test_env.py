@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from images import swap
 from images.catalog import Catalog
 from images.home import default_store
 from images.stamp import read_stamp
@@ -153,6 +154,15 @@ def test_thin_and_thick_take_turns(
     assert wain("env", "--thin")[1]["changed"] is False
     assert wain("env", "--thin", "--check", "--deep")[0] == 0
     assert wain("env", "other")[1]["path"] == f"{project}/other"
+
+
+def test_a_thin_environment_whose_store_was_deleted_is_made_again(project: Path, wain: Run) -> None:
+    _, first = wain("env", "--thin")
+    swap.remove_tree(default_store())
+    assert say(project / ".venv") == ""
+    code, again = wain("env", "--thin")
+    assert (code, again["changed"], again["image"]) == (0, True, first["image"])
+    assert say(project / ".venv") == "1.0"
 
 
 def test_wain_toml_says_where_and_how(project: Path, wain: Run) -> None:
