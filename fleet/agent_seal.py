@@ -1,56 +1,70 @@
-"""A release's seal: what a stat of every file added up to when it was found whole. Travels.
+"""A release's seal: what a stat of every file said when it was found whole. Travels to hosts.
 
-A rollback must not wait for a manifest of thousands of lines to be read and compared. For each
-folder the seal has its time (changes with every name in it), how many files it has, the sums of
-their sizes and modes, and how many have another time than check-out gave them (a file written in
-place has). An equal seal means that no file was added, removed, replaced, written or given
-another mode. Anything else only means that the long comparison has to be made.
+A rollback must not wait for a manifest of thousands of lines to be read and compared. The seal
+names the release's folders and files, with mode and time of each folder (its time changes with
+every name in it) and mode, size and time of each file, as they were. An equal seal means that
+no file was added, removed, replaced, written or given another mode. Anything else only means
+that the long comparison has to be made.
+
+The file: a line ``wain-seal 2 <folders> <bytes of names>``; the names, folders first, separated
+by NUL; then what was seen, as bytes that are only ever compared.
 """
 
 from __future__ import annotations
 
+import marshal
 import os
-import stat
-
-from fleet import agent_json
-from images.layout import FIXED_NS
+from _operator import attrgetter, itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Seal = dict[str, list[int]]
+    from images.manifest import Manifest
+
+MAGIC = b"wain-seal"
+FORMAT = b"2"
 
 
-def measure(target: str) -> Seal:
-    """The seal of a folder as it is now. Raises OSError."""
-    found: Seal = {}
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        path = f"{target}/{folder}" if folder else target
-        count = size = mode = odd = 0
-        with os.scandir(path) as items:
-            for item in items:
-                if item.is_dir(follow_symlinks=False):
-                    folders.append(f"{folder}/{item.name}" if folder else item.name)
-                    continue
-                status = item.stat(follow_symlinks=False)
-                count += 1
-                mode += status.st_mode
-                if not stat.S_ISLNK(status.st_mode):
-                    size += status.st_size
-                    odd += status.st_mtime_ns != FIXED_NS
-        found[folder] = [os.lstat(path).st_mtime_ns, count, size, mode, odd]
-    return found
+def measure(target: str, manifest: Manifest) -> bytes:
+    """The seal of a release as it is now; empty when something of it is not there."""
+    from images.manifest import folders
+
+    files = [entry[5] for entry in manifest.entries]
+    inner = [".", *sorted(folders(files))]
+    names = [name.encode() for name in (*inner, *files)]
+    try:
+        seen = _look(target, names[: len(inner)], names[len(inner) :])
+    except OSError:
+        return b""
+    text = b"\0".join(names)
+    return b"%s %s %d %d\n%s%s" % (MAGIC, FORMAT, len(inner), len(text), text, seen)
 
 
-def write(root: str, image: str, seal: Seal) -> None:
+def _look(target: str, folders: list[bytes], files: list[bytes]) -> bytes:
+    """What a stat of each says. Raises OSError."""
+    # From within: the way down from the root costs more than the file itself.
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(target)
+        try:
+            seen = [
+                list(map(attrgetter("st_mode", "st_mtime_ns"), map(os.lstat, folders))),
+                list(map(itemgetter(0, 6, 8), map(os.lstat, files))),  # mode, size, time
+            ]
+        finally:
+            os.fchdir(before)
+    finally:
+        os.close(before)
+    return marshal.dumps(seen, 2)  # of this version equal values have equal bytes
+
+
+def write(root: str, image: str, seal: bytes) -> None:
     """Keep a seal. Not synced, and its loss is none: the long comparison makes it anew."""
     folder = f"{root}/seals"
     new = f"{folder}/{image}.{os.getpid()}"
     try:
         os.makedirs(folder, 0o755, exist_ok=True)
         with open(new, "wb") as file:
-            file.write(agent_json.dumps(seal))
+            file.write(seal)
         os.rename(new, f"{folder}/{image}")
     except OSError:
         return
@@ -59,8 +73,13 @@ def write(root: str, image: str, seal: Seal) -> None:
 def is_intact(root: str, image: str) -> bool:
     """Whether the release still equals its seal."""
     try:
-        with open(f"{root}/seals/{image}", "rb") as file:
-            kept = agent_json.loads(file.read())
-        return bool(kept == measure(f"{root}/releases/{image}"))
+        with open(f"{root}/seals/{image}", "rb", buffering=0) as file:
+            head, _, rest = file.read().partition(b"\n")
+        magic, format_, count, size = head.split()
+        names = rest[: int(size)].split(b"\0")
+        if (magic, format_) != (MAGIC, FORMAT):
+            return False
+        at = int(count)
+        return _look(f"{root}/releases/{image}", names[:at], names[at:]) == rest[int(size) :]
     except (OSError, ValueError):
         return False

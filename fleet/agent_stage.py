@@ -157,7 +157,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
     state = agent_state.load(root)
     answer: Answer = {"files": len(manifest.entries), "made": False}
     there = os.path.lexists(target)
-    drift = [one for one in drift_of(agent, image, False) if one.what != "added"] if there else []
+    drift = drift_of(agent, image, False, strays=False) if there else []
     if drift and agent_state.link_of(image) == state["current"]:
         raise AgentError(
             "damaged",
@@ -181,7 +181,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
             for leftover in (new, f"{home}/.old-{image[:16]}"):
                 if os.path.lexists(leftover):
                     remove_tree(leftover)
-        agent_seal.write(root, image, agent_seal.measure(target))
+        agent_seal.write(root, image, agent_seal.measure(target, manifest))
         state["made"] = {**state["made"], image: list(interpreter)}
         answer.update(
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,

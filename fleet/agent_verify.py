@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 MOST = 20000  # differences in one answer
 
 
-def drift_of(agent: Agent, image: str, deep: bool) -> list[Drift]:
-    """Where a release differs from its manifest."""
+def drift_of(agent: Agent, image: str, deep: bool, strays: bool = True) -> list[Drift]:
+    """Where a release differs from its manifest; ``strays``: what was added counts."""
     manifest, target = agent.manifest(image), agent.release(image)
     if not os.path.isdir(target) or os.path.islink(target):
         return [tree.Drift("", "-", "type" if os.path.lexists(target) else "missing")]
     return tree.scan(
         target, manifest, target, agent.interpreter_of(image), deep,
-        store=agent.store, on_progress=agent.progress,
+        store=agent.store, strays=strays, on_progress=agent.progress,
     )  # fmt: skip
 
 
 def check_release(agent: Agent, image: str, deep: bool) -> None:
     """Raise AgentError `damaged` when a release is not whole. What was added does not count."""
-    seal = agent_seal.measure(agent.release(image))
-    drift = [one for one in drift_of(agent, image, deep) if one.what != "added"]
+    seal = agent_seal.measure(agent.release(image), agent.manifest(image))
+    drift = drift_of(agent, image, deep, strays=False)
     if drift:
         raise AgentError(
             "damaged",
@@ -50,7 +50,8 @@ def check_release(agent: Agent, image: str, deep: bool) -> None:
 
 def verify(agent: Agent, request: Request) -> Answer:
     """The differences of one release: [path, package, what]."""
-    drift = drift_of(agent, image_id(request), bool(request.get("deep")))
+    strays = bool(request.get("strays", True))
+    drift = drift_of(agent, image_id(request), bool(request.get("deep")), strays)
     return {"drift": [list(one) for one in drift[:MOST]], "count": len(drift)}
 
 

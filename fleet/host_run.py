@@ -169,7 +169,7 @@ class HostRun:
             output.append(", ".join(f"{key} {value}" for key, value in sorted(answer.items())))
         if answer.get("made"):
             with step(self._job, name, "verify"):
-                drift = [one for one in session.verify(wanted.id) if one.what != "added"]
+                drift = session.verify(wanted.id, strays=False)
                 if drift:
                     raise HostError(
                         name, "damaged", f"{len(drift)} files of the new release differ, first "

@@ -169,6 +169,10 @@ def _blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
     waiting: list[bytes] = []
     size = 0
     for part in parts:
+        if size + len(part) < BLOCK:
+            waiting.append(part)
+            size += len(part)
+            continue
         view = memoryview(part)
         while size + len(view) >= BLOCK:
             room = BLOCK - size

@@ -39,7 +39,8 @@ class HostPlan:
     """What is to happen on one host.
 
     ``image`` is None where no image fits. ``current`` and ``generation`` are what the switch
-    insists on. ``size`` in bytes on the wire, ``room`` is what its disk must have free.
+    insists on. ``size`` in bytes on the wire (at most so many, where that is not ``exact``),
+    ``room`` is what its disk must have free.
     """
 
     host: str
@@ -50,6 +51,7 @@ class HostPlan:
     generation: int = 0
     objects: int = 0
     size: int = 0
+    exact: bool = True
     room: Room = field(default_factory=Room)
     problems: tuple[Problem, ...] = ()
 
@@ -159,7 +161,7 @@ def plan_host(
     problems = room_problems(answer, transfer.room)
     return replace(
         seen, action=BLOCKED if problems else SWITCH, objects=transfer.objects,
-        size=transfer.size, room=transfer.room, problems=tuple(problems),
+        size=transfer.size, exact=transfer.exact, room=transfer.room, problems=tuple(problems),
     )  # fmt: skip
 
 

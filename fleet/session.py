@@ -149,10 +149,19 @@ class Session(Line):
         return self._read("checkout", answer, record_in)
 
     def verify(
-        self, image_id: str, deep: bool = False, *, timeout: float | None = None
+        self,
+        image_id: str,
+        deep: bool = False,
+        *,
+        strays: bool = True,
+        timeout: float | None = None,
     ) -> list[HostDrift]:
-        """Where a release differs from its manifest: by stat, or by every byte."""
-        answer, _ = self.ask("verify", {"id": image_id, "deep": deep}, timeout=timeout)
+        """Where a release differs from its manifest: by stat, or by every byte.
+
+        Without ``strays``, what was added does not count.
+        """
+        request = {"id": image_id, "deep": deep, "strays": strays}
+        answer, _ = self.ask("verify", request, timeout=timeout)
         return self._read("verify", answer, lambda a: [drift_of(row) for row in a["drift"]])
 
     def repair(

@@ -32,6 +32,8 @@ BLOCK = 4096
 RESERVE = 8 << 20
 # Folders of the object store on a host, at most.
 OBJECT_FOLDERS = 300
+# Packs of so many plain bytes are there at once, so their size is always waited for.
+SOON = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one kind of host lacks: objects, bytes on the wire, room on its disk."""
+    """What one kind of host lacks: objects, bytes on the wire, room on its disk.
+
+    Not ``exact``: the bytes are as many as they may be at most.
+    """
 
     objects: int
     size: int
     room: Room
+    exact: bool = True
 
 
 def image_record(document: ImageDocument) -> ImageRecord:
@@ -126,11 +132,16 @@ def _magic(store: Store, manifest: Manifest) -> str:
 
 
 class Comparisons:
-    """What lies between the images hosts have and the ones they are to get, each pair once."""
+    """What lies between the images hosts have and the ones they are to get, each pair once.
 
-    def __init__(self, catalog: Catalog, packs: Packs) -> None:
+    With ``hurry`` the size of a large pack is not waited for: hosts can take its beginning
+    while its end is still being packed.
+    """
+
+    def __init__(self, catalog: Catalog, packs: Packs, *, hurry: bool = False) -> None:
         self.catalog = catalog
         self.packs = packs
+        self._hurry = hurry
         self._manifests: dict[str, Manifest | None] = {}
         self._changes: dict[tuple[str | None, str], Change] = {}
         self._transfers: dict[tuple[frozenset[str], str | None, str, bool], Transfer] = {}
@@ -206,8 +217,11 @@ class Comparisons:
         missing = {key: size for key, size in wanted.manifest.objects().items() if key not in have}
         delta = self.delta(current, wanted) if current else None
         sent = len(delta if delta is not None else wanted.packed_manifest)
+        plain, exact = sum(missing.values()), True
         if missing:
-            sent += self.packs.get(wanted.manifest, missing).size
+            pack = self.packs.get(wanted.manifest, missing)
+            exact = not self._hurry or plain <= SOON
+            sent += pack.size if exact else plain
         made = 0
         if not present:
             # Besides objects: folders, templates, links and empty files have their own inodes.
@@ -216,7 +230,7 @@ class Comparisons:
             made = own + len(folders(entry.path for entry in entries))
         blocks = sum(-(-size // BLOCK) for size in missing.values()) + made
         inodes = len(missing) + made + (OBJECT_FOLDERS if missing else 0)
-        return Transfer(len(missing), sent, Room(blocks * BLOCK + RESERVE, inodes))
+        return Transfer(len(missing), sent, Room(blocks * BLOCK + RESERVE, inodes), exact)
 
 
 def _empty(like: Manifest) -> Manifest:

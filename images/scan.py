@@ -38,6 +38,11 @@ else:
     Drift = namedtuple("Drift", "path owner what")
 
 
+# Modes with the type, by whether the file is executable.
+_SHARED = (stat.S_IFREG | FILE_MODE, stat.S_IFREG | EXECUTABLE_MODE)
+_OWN = (stat.S_IFREG | OWN_FILE_MODE, stat.S_IFREG | OWN_EXECUTABLE_MODE)
+
+
 def scan(
     root: str,
     manifest: Manifest,
@@ -47,14 +52,16 @@ def scan(
     *,
     store: Store,
     ignore: Collection[str] = (),
+    strays: bool = True,
     on_progress: Progress | None = None,
 ) -> list[Drift]:
     """Where the folder ``root`` differs from a manifest checked out for ``prefix``.
 
     Fast: type, size, mode and time against what check-out wrote; only where the time differs
     are the bytes hashed. Deep: every byte. ``store`` has the templates. ``ignore`` names paths
-    that may be there besides. An unknown folder is one difference, whatever is in it. Sorted by
-    path. Raises WainError for what cannot be read, or a damaged template in the store.
+    that may be there besides. An unknown folder is one difference, whatever is in it; without
+    ``strays`` it is none, and not looked for. Sorted by path. Raises WainError for what cannot
+    be read, or a damaged template in the store.
     """
     expected = {entry.path: entry for entry in manifest.entries}
     known = folders(expected)
@@ -73,12 +80,33 @@ def scan(
             on_progress("Verifying", done, len(manifest.entries))
 
     try:
-        drift = _walk(root, known, expected, ignore)
-        drift += [one for one in parallel(check, manifest.entries, report) if one]
+        drift = _walk(root, known, expected, ignore) if strays else _folders(root, known)
+        entries = manifest.entries
+        doubtful = entries if deep else [one for one in entries if not _as_written(root, one)]
+        drift += [one for one in parallel(check, doubtful, report) if one]
     except OSError as error:
         raise WainError(error.filename or root, error.strerror or str(error)) from None
     report(len(manifest.entries))
     return sorted(drift)
+
+
+def _as_written(root: str, entry: Entry) -> bool:
+    """Whether one look says that a plain file is as it should be: the usual case, quickly."""
+    kind, executable, _, size, _, name = entry
+    if kind != "file":
+        return False
+    try:
+        status = os.lstat(f"{root}/{name}")
+    except OSError:
+        return False
+    return (
+        status.st_size == size
+        and status.st_mtime_ns == FIXED_NS
+        and (
+            status.st_mode == _SHARED[executable]
+            or (status.st_mode == _OWN[executable] and status.st_nlink == 1)
+        )
+    )
 
 
 def _difference(
@@ -107,6 +135,19 @@ def _difference(
     own = OWN_EXECUTABLE_MODE if executable else OWN_FILE_MODE
     # A shared inode that is writable was changed for everybody who shares it.
     return "" if mode == own and status.st_nlink == 1 else "mode"
+
+
+def _folders(root: str, known: set[str]) -> list[Drift]:
+    """Folders that are none or have another mode; those that are missing lack their files."""
+    drift: list[Drift] = []
+    for folder in known:
+        try:
+            mode = os.lstat(f"{root}/{folder}").st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if mode != stat.S_IFDIR | FOLDER_MODE:
+            drift.append(Drift(folder, "-", "mode" if stat.S_ISDIR(mode) else "type"))
+    return drift
 
 
 def _walk(

@@ -154,7 +154,7 @@ class Store:
         """An object's bytes, checked against its name. Raises ObjectError."""
         path = self.object_path(sha256, executable)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 data = file.read()
         except OSError as error:
             what = error.strerror or "cannot be read"

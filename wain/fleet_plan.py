@@ -73,7 +73,7 @@ def show_plan(
     wave_of = {name: at for at, wave in enumerate(plan.waves, 1) for name in wave.hosts}
     rows = [
         [host.host, wave_of[host.host], host.action, names[host.current], names[host.image],
-         human_bytes(host.size), host.error]
+         ("" if host.exact else "at most ") + human_bytes(host.size), host.error]
         for host in plan.hosts
     ]  # fmt: skip
     out.table(["host", "wave", "action", "from", "to", "to send", "problem"], rows)

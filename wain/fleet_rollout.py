@@ -66,7 +66,7 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
             out.say(line)
         wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
         why = f"rollout {args.image}" + (f": {args.reason}" if args.reason else "")
-        with at_work(fleet, why) as images:
+        with at_work(fleet, why, hurry=not ask) as images:
             fleet.keep([*(one.id for one in wanted), *_ids(fleet)])
             by = fleet.by(reason=args.reason, ticket=args.ticket)
             plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, args.stage_only)
@@ -110,7 +110,7 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             out.result({"rollout": rollout.id, "ordered": "resume"})
             return 0
         ask = must_ask(args, out, "fleet resume")
-        with at_work(fleet, f"resume {rollout.id}") as images:
+        with at_work(fleet, f"resume {rollout.id}", hurry=not ask) as images:
             hosts, wanted = going_on(fleet.inventory, fleet.catalog, rollout, fleet.journal)
             pins = fleet.pins()
             _refuse_quarantined(fleet, wanted, {})
