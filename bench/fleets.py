@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench.pairs import Action, Figure, command, cpu_of_children, in_turn, nothing, paired
+from bench.pairs import Action, Figure, Fresh, command, cpu_of_children, nothing, paired
 from bench.report import Result
 from bench.tried_set import PACKAGES, WAIN, project
 from tests.support.sshd import Sshd, serving
@@ -61,13 +61,13 @@ class _Yard:
         self._rolled_back = False
         self._fleet(HOSTS)
 
-    def _fleet(self, count: int, first: int = 1) -> None:
+    def _fleet(self, count: int, root: object = "app") -> None:
         text = self._server.fleet_toml(f"[rollout]\nparallel = {PARALLEL}\n")
         head, _, hosts = text.partition("[[host]]")
-        blocks = hosts.split("[[host]]")[first - 1 : first - 1 + count]
+        blocks = hosts.split("[[host]]")[:count]
         # A table ends where the next begins: the hosts stand before [rollout].
         top, _, rollout = head.partition("[rollout]")
-        body = "".join(f"[[host]]{block}\n" for block in blocks)
+        body = "".join(f"[[host]]{block}\n" for block in blocks).replace('/app"', f'/{root}"')
         (self._project / "fleet.toml").write_text(f"{top}\n{body}\n[rollout]{rollout}\n")
 
     def _wain(self, *words: str) -> Action:
@@ -83,7 +83,9 @@ class _Yard:
         document: dict[str, Any] = json.loads(result.stdout)
         return document
 
-    def _rsync(self, tree: Path, hosts: Sequence[int], *options: str, to: str = "rsync") -> Action:
+    def _rsync(
+        self, tree: Path, hosts: Sequence[int], *options: str, to: object = "rsync"
+    ) -> Action:
         server = self._server
         shell = shlex.join(
             [
@@ -93,7 +95,7 @@ class _Yard:
         )
 
         def one(number: int) -> None:
-            place = Path(server.root(number)).parent / to
+            place = Path(server.root(number)).parent / str(to)
             address = f"{server.user}@{server.address(number)}:{place}/"
             command(["rsync", *options, "-e", shell, f"{tree}/", address])()
 
@@ -147,45 +149,38 @@ class _Yard:
             command([*WAIN, "-C", str(self._project), *words], **self._store)()
 
     def one_host(self) -> list[Result]:
-        self._fleet(1)
-        place = Path(self._server.root(1)).parent
+        """One host, with a root and a tree of fresh names for each run."""
+        root, tree = Fresh(Path("first")), Fresh(Path("rsync"))
 
-        def clear(name: str) -> Action:
-            return lambda: _remove(place / name)
+        def empty_root() -> None:
+            root()
+            self._fleet(1, root)
 
         first = paired(
             "First roll-out to one host",
-            (
-                "wain fleet rollout",
-                in_turn(clear("app"), self._forget_packs),
-                self._wain("rollout", "set", "--yes"),
-            ),
-            ("rsync -az", clear("rsync"), self._rsync(self._tree, [1], "-az")),
+            ("wain fleet rollout", empty_root, self._wain("rollout", "set", "--yes")),
+            ("rsync -az", tree, self._rsync(self._tree, [1], "-az", to=tree)),
             runs=5,
             bound=1.0,
         )
-        self._wain("rollout", "set", "--yes")()
-        self._rsync(self._tree, [1], "-a")()
         self._bump()
         bumped = self._folder / "bumped"
         command([*WAIN, "-C", str(self._project), "env", str(bumped)], **self._store)()
+
+        def root_of_before() -> None:
+            empty_root()
+            self._wain("rollout", "set:before", "--yes")()
+
+        root_of_before()
         document = self._json("rollout", "set:bumped", "--yes")
         (host,) = document["hosts"].values()
         changed = _compressed_change(self._tree, bumped)
-
-        def back() -> None:
-            self._wain("rollout", "set:before", "--yes")()
-            self._wain("prune", "--keep", "0")()
-            self._forget_packs()
-
+        new, base = Fresh(Path("bumped")), f"--link-dest=../{tree}"
+        link_dest = self._rsync(bumped, [1], "-az", base, to=new)
         change = paired(
             "One package bumped",
-            ("wain fleet rollout", back, self._wain("rollout", "set:bumped", "--yes")),
-            (
-                "rsync -az --link-dest",
-                clear("bumped"),
-                self._rsync(bumped, [1], "-az", "--link-dest=../rsync", to="bumped"),
-            ),
+            ("wain fleet rollout", root_of_before, self._wain("rollout", "set:bumped", "--yes")),
+            ("rsync -az --link-dest", new, link_dest),
             runs=5,
             bound=0.8,
         )
@@ -200,10 +195,6 @@ class _Yard:
                 note=f"{host['bytes_sent']} bytes sent, {changed} bytes compressed",
             ),
         ]
-
-    def _forget_packs(self) -> None:
-        """Packs are spooled for reuse: without them every run builds its own."""
-        _remove(self._project / ".wain" / "packs")
 
 
 def _compressed_change(before: Path, after: Path) -> int:

@@ -13,6 +13,7 @@ No threads here.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -251,6 +252,8 @@ def _kind_of(error: WainError) -> str:
 
 def main(root: str, digest: str, mode: str) -> int:
     """Serve one session on standard input and output."""
+    # A session is short, and what it makes by the ten thousand lives as long as it does.
+    gc.disable()
     source, sink = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)

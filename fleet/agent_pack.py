@@ -117,7 +117,7 @@ def inflate(stream: Iterator[bytes]) -> Iterator[bytes]:
             break
         if method > 1 or size > MAX_BLOCK or left > MAX_BLOCK + 65536:
             raise AgentError("object", "a block of the pack is damaged")
-        unpacker = zlib.decompressobj() if method else None
+        unpacker = zlib.decompressobj(-15) if method else None
         while left:
             wait(1)
             piece = bytes(packed[:left])
@@ -143,29 +143,34 @@ class PlainReader:
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._plain = bytearray()
-
-    def _more(self) -> bool:
-        for piece in self._pieces:
-            self._plain += piece
-            return True
-        return False
+        self._piece = b""
+        self._at = 0
 
     def read(self, size: int, /) -> bytes:
         """Up to size bytes; none at the end."""
-        while not self._plain and self._more():
-            continue
-        data = bytes(self._plain[:size])
-        del self._plain[: len(data)]
+        while self._at >= len(self._piece):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._piece, self._at = piece, 0
+        data = self._piece[self._at : self._at + size]
+        self._at += len(data)
         return data
 
     def exactly(self, size: int) -> bytes:
         """So many bytes, or none at the end of the pack."""
-        while len(self._plain) < size and self._more():
-            continue
-        if self._plain and len(self._plain) < size:
-            raise AgentError("object", "the pack ends within an object")
-        return self.read(size)
+        data = self.read(size)
+        if len(data) == size or not data:
+            return data
+        parts = [data]
+        left = size - len(data)
+        while left:
+            data = self.read(left)
+            if not data:
+                raise AgentError("object", "the pack ends within an object")
+            parts.append(data)
+            left -= len(data)
+        return b"".join(parts)
 
 
 class _Ahead:

@@ -7,8 +7,6 @@ other, and closing the session is the order to stop.
 
 from __future__ import annotations
 
-import functools
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from time import monotonic
@@ -36,6 +34,7 @@ from fleet.facts import (
 )
 from fleet.frames import CHUNK
 from fleet.line import Line
+from fleet.pack import packed_manifest
 from fleet.transport import Transport
 from images.manifest import Manifest
 
@@ -126,7 +125,7 @@ class Session(Line):
         the host has no such base, send it whole. Kind `signature`: the host refuses ``proof``,
         or its absence. Kind `root`: it is the root of an application of another ``name``.
         """
-        sent = _packed(manifest) if delta is None else delta
+        sent = packed_manifest(manifest) if delta is None else delta
         request: dict[str, Any] = {"id": manifest.image_id, "name": name}
         if delta is not None:
             request["base"] = base
@@ -311,12 +310,6 @@ def _pruned(answer: Mapping[str, Any]) -> dict[str, Any]:
         "objects": number_in(answer["objects"]),
         "bytes": number_in(answer["bytes"]),
     }
-
-
-@functools.lru_cache(maxsize=4)
-def _packed(manifest: Manifest) -> bytes:
-    """A manifest as it is sent whole: once for all hosts."""
-    return zlib.compress(manifest.to_bytes(), 6)
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

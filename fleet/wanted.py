@@ -7,19 +7,18 @@ are parsed once, differences kept as summaries, packs built once for each missin
 from __future__ import annotations
 
 import threading
-import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from fleet.pack import Packs
+from fleet.pack import Packs, packed_manifest
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
 from fleet.session import Proof
 from images.catalog import Catalog, ImageDocument
 from images.delta import encode_delta
-from images.diff import Diff, compare
+from images.diff import Diff, PackageChange, compare
 from images.errors import WainError
 from images.manifest import Manifest, folders
 from images.store import Store
@@ -57,11 +56,6 @@ class Wanted:
         known = (self.document.name, *self.document.aliases)
         asked = self.label.partition(":")[0]
         return (asked, *known) if asked in known else known
-
-    @cached_property
-    def packed_manifest(self) -> bytes:
-        """The manifest as it is sent whole."""
-        return zlib.compress(self.manifest.to_bytes(), 6)
 
     def record(self) -> ImageRecord:
         """What the journal keeps of it."""
@@ -168,7 +162,9 @@ class Comparisons:
     def change(self, current: str | None, wanted: Wanted) -> Change:
         """What happens on the way from an image (None: from nothing, or unknown) to another."""
         pair = (current, wanted.id)
-        if pair not in self._changes:
+        if current is None and pair not in self._changes:
+            self._changes[pair] = _first(wanted)
+        elif pair not in self._changes:
             diff = self.diff(current, wanted)
             counts = dict.fromkeys(("added", "removed", "changed"), 0)
             for file in diff.files:
@@ -195,7 +191,7 @@ class Comparisons:
                     encode_delta(known.to_bytes(), wanted.manifest.to_bytes()) if known else b""
                 )
             delta = self._deltas[pair]
-        return delta if delta and len(delta) < len(wanted.packed_manifest) else None
+        return delta if delta and len(delta) < len(packed_manifest(wanted.manifest)) else None
 
     def transfer(self, releases: Iterable[str], current: str | None, wanted: Wanted) -> Transfer:
         """What a host with these releases lacks. Its own answer later is what counts."""
@@ -216,7 +212,7 @@ class Comparisons:
                 have.update(manifest.objects())
         missing = {key: size for key, size in wanted.manifest.objects().items() if key not in have}
         delta = self.delta(current, wanted) if current else None
-        sent = len(delta if delta is not None else wanted.packed_manifest)
+        sent = len(packed_manifest(wanted.manifest) if delta is None else delta)
         plain, exact = sum(missing.values()), True
         if missing:
             pack = self.packs.get(wanted.manifest, missing)
@@ -231,6 +227,17 @@ class Comparisons:
         blocks = sum(-(-size // BLOCK) for size in missing.values()) + made
         inodes = len(missing) + made + (OBJECT_FOLDERS if missing else 0)
         return Transfer(len(missing), sent, Room(blocks * BLOCK + RESERVE, inodes), exact)
+
+
+def _first(wanted: Wanted) -> Change:
+    """The change from nothing, without comparing anything."""
+    files = Counter(entry.owner for entry in wanted.manifest.entries)
+    versions = {one.name: one.version for one in wanted.document.packages}
+    packages = tuple(
+        PackageChange(name, None, versions[name], files[name]) for name in sorted(versions)
+    )
+    short = Diff(packages, (), 0).to_json()
+    return Change(short["packages"], len(wanted.manifest.entries), 0, 0)
 
 
 def _empty(like: Manifest) -> Manifest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import stat
 from hashlib import sha256 as _sha256
 
 from images import durable
@@ -42,6 +44,8 @@ class Batch:
         # Opened before the first write, so that the barrier reports every failed write.
         self._descriptor = descriptor
         self._staged: dict[Key, str] = {}
+        self._names = itertools.count()  # the folder is this batch's own
+        self._unmasked: set[int] = set()
 
     def put(self, data: bytes, executable: bool = False) -> tuple[str, int]:
         """Add an object; returns its sha256 and size. Raises StoreError."""
@@ -105,12 +109,14 @@ class Batch:
         return found, count
 
     def _write(self, executable: bool, fill: Callable[[int], None]) -> str:
-        name = f"{self._folder}/{os.urandom(10).hex()}"
+        name = f"{self._folder}/{next(self._names)}"
+        mode = EXECUTABLE_MODE if executable else FILE_MODE
         try:
-            descriptor = os.open(name, _CREATE, 0o600)
+            descriptor = os.open(name, _CREATE, mode)
             try:
                 fill(descriptor)
-                os.fchmod(descriptor, EXECUTABLE_MODE if executable else FILE_MODE)
+                if mode not in self._unmasked:
+                    self._set_mode(descriptor, mode)
                 os.utime(descriptor, ns=(FIXED_NS, FIXED_NS))
             finally:
                 os.close(descriptor)
@@ -118,6 +124,13 @@ class Batch:
             durable.discard(name)
             raise failed(self._store.objects, error) from None
         return name
+
+    def _set_mode(self, descriptor: int, mode: int) -> None:
+        """Where the umask takes nothing from it, the files to come need no second call."""
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:
+            self._unmasked.add(mode)
+        else:
+            os.fchmod(descriptor, mode)
 
     def _keep(self, key: Key, name: str) -> None:
         if self._staged.setdefault(key, name) is not name:
@@ -147,7 +160,7 @@ class Batch:
             folders = set()
             for key, name in self._staged.items():
                 path = self._store.object_path(*key)
-                folder = os.path.dirname(path)
+                folder = path.rpartition("/")[0]
                 try:
                     os.rename(name, path)
                 except FileNotFoundError:

@@ -119,7 +119,7 @@ class Manifest:
     raises ManifestError.
     """
 
-    __slots__ = ("_data", "_id", "abi", "entries", "platform", "python", "skeleton")
+    __slots__ = ("_data", "_id", "_objects", "abi", "entries", "platform", "python", "skeleton")
 
     python: str
     abi: str
@@ -128,6 +128,7 @@ class Manifest:
     entries: tuple[Entry, ...]
     _data: bytes | None
     _id: str | None
+    _objects: dict[Key, int] | None
 
     def __init__(
         self, python: str, abi: str, platform: str, skeleton: str, entries: Iterable[Entry]
@@ -151,7 +152,7 @@ class Manifest:
         part.platform, part.skeleton = self.platform, self.skeleton
         # Some of what keeps the rules keeps them too, so nothing is checked again.
         part.entries = tuple(sorted(entries, key=_path_of))
-        part._data = part._id = None
+        part._data = part._id = part._objects = None
         return part
 
     def _fill(self, data: bytes, where: str) -> None:
@@ -167,7 +168,7 @@ class Manifest:
         self.python, self.abi, self.platform, self.skeleton = values
         self.entries = _entries(where, body, head.count("\n") + 3)
         self._data = data
-        self._id = None
+        self._id = self._objects = None
 
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
@@ -184,9 +185,16 @@ class Manifest:
         return self._id
 
     def objects(self) -> dict[Key, int]:
-        """Every object the image needs, once, sorted by key, with its size in bytes."""
-        sizes = {(entry[2], entry[1] and entry[0] == "file"): entry[3] for entry in self.entries}
-        return dict(sorted(sizes.items()))
+        """Every object the image needs, once, sorted by key, with its size in bytes.
+
+        Worked out once: not to be changed.
+        """
+        if self._objects is None:
+            sizes = {
+                (entry[2], entry[1] and entry[0] == "file"): entry[3] for entry in self.entries
+            }
+            self._objects = dict(sorted(sizes.items()))
+        return self._objects
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Manifest) and self.to_bytes() == other.to_bytes()
