@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import InvalidName, canonicalize_name
@@ -20,6 +20,7 @@ from builder.requirements import Inputs, read_inputs
 from builder.resolve import resolve_target
 from builder.spec import BuildSpec, TargetSpec
 from builder.tools import can_build
+from builder.urls import mask
 from images.errors import UsageError
 from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock, write_lock
@@ -110,7 +111,8 @@ class Locking:
 
     def _write(self, path: Path, lock: Lock) -> Written:
         previous = read_if_good(path)
-        changed = write_lock(lock, path, Path(self.spec.wheelhouse), urls=self.urls)
+        house = Path(self.spec.wheelhouse)
+        changed = write_lock(without_secrets(lock), path, house, urls=self.urls)
         return Written(path, lock, previous, changed)
 
     def _check_upgrades(self, previous: Iterable[Lock | None], asked: Inputs) -> None:
@@ -129,6 +131,17 @@ class Locking:
                 raise UsageError(
                     "--upgrade", f"{name!a} is in no lock of this project", suggest(name, known)
                 )
+
+
+def without_secrets(lock: Lock) -> Lock:
+    """The lock without the addresses that are secrets themselves, such as signed ones. Pure."""
+    packages = tuple(
+        replace(package, file=replace(package.file, url=None))
+        if package.file.url and mask(package.file.url) != package.file.url
+        else package
+        for package in lock.packages
+    )
+    return replace(lock, packages=packages)
 
 
 def leading(targets: Mapping[str, Target]) -> list[str]:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.locking import Locking, leading, parse_upgrades
+from builder.locking import Locking, leading, parse_upgrades, without_secrets
 from builder.proof import ProofError
 from builder.spec import BuildSpec, load_spec
 from images.errors import UsageError
 from tests.support.httpserver import Server
 from tests.support.sdists import backend, make_sdist
 from tests.support.wheels import make_wheel
-from wheelhouse.lock import Lock, read_lock
+from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
 
 HERE = Target.running()
@@ -112,3 +112,18 @@ def test_upgrade_words(words: list[str], found: dict[str, str] | None) -> None:
             parse_upgrades(words)
     else:
         assert parse_upgrades(words) == found
+
+
+@pytest.mark.row("L1")
+def test_an_address_that_is_a_secret_is_not_written() -> None:
+    plain, signed = "https://x.example/a.whl", "https://x.example/a.whl?X-Signature=c4n4ry"
+    lock = Lock(
+        Target.running(),
+        tuple(
+            LockedPackage(
+                name, "1.0", LockedFile(f"{name}-1.0-py3-none-any.whl", "0" * 64, url=url)
+            )
+            for name, url in (("a", plain), ("b", signed))
+        ),
+    )
+    assert [package.file.url for package in without_secrets(lock).packages] == [plain, None]
