@@ -51,6 +51,7 @@ class BuildLocking:
         if not wanted and not self.spec.project:
             return {}
         from builder import buildlock
+        from wheelhouse.index import Wheelhouse
 
         folder = Path(self.spec.locks)
         # Whether a name needs a lock for each target must not depend on which are locked now.
@@ -66,7 +67,7 @@ class BuildLocking:
                 tasks.append((path, partial(self._project_lock, lock.target)))
         title, planned = "locking what builds from source", {}
         self.on_progress(title, 0, len(tasks))
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with Wheelhouse(self.spec.wheelhouse).in_use(), ThreadPoolExecutor(_AT_ONCE) as pool:
             running = {pool.submit(make, path): path for path, make in tasks}
             try:
                 for done in as_completed(running):

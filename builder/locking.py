@@ -22,7 +22,6 @@ from builder.spec import BuildSpec, TargetSpec
 from builder.tools import can_build
 from builder.urls import mask
 from images.errors import UsageError
-from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock, write_lock
 from wheelhouse.target import Target
 
@@ -95,8 +94,7 @@ class Locking:
         """Make the build locks, then write everything; by target's name. Raises WainError."""
         spec = self.spec
         building = BuildLocking(spec, self.upgrade, self.newest, self.on_progress, self.say)
-        with Wheelhouse(spec.wheelhouse).in_use():
-            planned = building.plan(locks)
+        planned = building.plan(locks)
         places.remember(Path(spec.folder), [*locks.values(), *planned.values()])
         written = {}
         for name, lock in locks.items():

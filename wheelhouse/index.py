@@ -20,6 +20,7 @@ and read at once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Collection, Iterator
 from datetime import datetime
@@ -215,13 +216,18 @@ class Wheelhouse:
         Raises :class:`WheelhouseError`.
         """
         path = self.folder / f"pylock.{name}.toml"
-        data = lock_bytes(lock, path, self.folder)
+        note = self.folder / ".meta" / "locks" / name
+        asked = hashlib.sha256(repr(lock).encode()).hexdigest()
         with contextlib.suppress(OSError):
-            if path.read_bytes() == data:
+            # The text of a thousand packages takes longer than all else a build has to do then.
+            if note.read_text() == _lock_note(asked, path.read_bytes()):
                 return path
+        data = lock_bytes(lock, path, self.folder)
         try:
             with self._stage() as stage:
+                note.parent.mkdir(exist_ok=True)
                 stage.publish(path, data, durable=True)
+                stage.publish(note, _lock_note(asked, data).encode())
         except OSError as error:
             raise WheelhouseError(str(path), f"cannot be written: {error.strerror}") from None
         return path
@@ -372,6 +378,11 @@ class Wheelhouse:
                 self._finish_add(left, entry)
         elif "remove" in intent:
             self._finish_remove(left, [str(name) for name in intent["remove"]])
+
+
+def _lock_note(asked: str, data: bytes) -> str:
+    """What is noted of a lock: the digest of what it says, and of its bytes."""
+    return f"{asked} {hashlib.sha256(data).hexdigest()}\n"
 
 
 def parse_requirement(requirement: Requirement | str) -> Requirement:

@@ -38,6 +38,15 @@ def test_a_lock_beside_its_files(tmp_path: Path, house: Wheelhouse) -> None:
     before = path.stat()
     assert house.write_lock(lock_of(demo), "shop-prod") == path
     assert path.stat().st_ino == before.st_ino
+    # One that somebody changed is written anew, and so is one for other files.
+    text = path.read_text()
+    path.write_text(text.replace("1.0", "1.1"))
+    house.write_lock(lock_of(demo), "shop-prod")
+    assert path.read_text() == text
+    house.write_lock(lock_of(), "shop-prod")
+    assert read_lock(path) == lock_of()
+    house.write_lock(lock_of(demo), "shop-prod")
+    assert path.read_text() == text
     assert list((house.folder / ".staging").iterdir()) == []
     assert house.verify() == ()
 
