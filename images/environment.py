@@ -68,6 +68,10 @@ else:
     Recreated = namedtuple("Recreated", "path image mode files checkout shared placed leftover")
 
 
+# uv leaves this empty file in every environment it looks at.
+UV_LOCK = ".lock"
+
+
 def check_place(path: str, force: bool = False) -> None:
     """Raise UsageError unless an environment may be made (or replaced) there.
 
@@ -252,7 +256,7 @@ def check(
         own, shared = split(wanted)
         wanted = manifest.part(own)
     extras = dict(stamp.extras)
-    known = {NAME, CACHE, *extras}
+    known = {NAME, CACHE, UV_LOCK, *extras}
     for name in extras:
         while "/" in name:
             name = name.rpartition("/")[0]

@@ -68,7 +68,10 @@ def check(
     for _, owner, _ in drift:
         packages[owner] = packages.get(owner, 0) + 1
     for owner, count in sorted(packages.items()):
-        out.say(f"{owner if owner != '-' else '(the environment itself)'}: {count} files differ")
+        out.say(
+            f"{owner if owner != '-' else '(the environment itself)'}: {count} "
+            f"{'file differs' if count == 1 else 'files differ'}"
+        )
         for name, its_owner, what in drift:
             if its_owner == owner:
                 out.say(f"  {what:8} {name}")

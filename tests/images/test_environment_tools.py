@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
-from images.environment import recreate
+from images.environment import check, recreate
 from images.interpreter import running_interpreter
 from images.manifest import Manifest
+from images.stamp import read_stamp
 from images.store import Store
 from tests.support import users
 from tests.support.made_images import SITE, Made, make_image, module, namespaced, regular
@@ -136,6 +137,14 @@ def test_upgrade(place: Place, tool: Tool) -> None:
     assert done.returncode == 0, done.stderr
     code = "import alpha, beta, gamma.one as o; print(alpha.VERSION, beta.VERSION, o.VERSION)"
     assert place.say(code) == "2.0 2.0 2.0"
+
+
+def test_looking_with_uv_is_no_difference(place: Place) -> None:
+    assert _uv(place, "install", "beta").returncode == 0  # which is there
+    stamp = read_stamp(str(place.path))
+    assert stamp is not None
+    found = check(place.store, place.manifest, stamp, str(place.path), running_interpreter()[1])
+    assert found == []
 
 
 @pytest.mark.usefixtures("untouched")
