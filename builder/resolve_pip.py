@@ -38,7 +38,8 @@ _INSTALLING = frozenset(
 _PLACE = re.compile(r"-r (?:\S*/)?requirements\.txt \(line (\d+)\)")
 _NAMES = re.compile(r"^\s+(?:The user requested(?: \(constraint\))? )?([A-Za-z0-9][\w.-]*)")
 # What pip says before or after the error itself.
-_ASIDES = ("ERROR: ResolutionImpossible", "ERROR: Ignored the following")
+# Of a traceback of its own the last line says most.
+_ASIDES = ("ERROR: ResolutionImpossible", "ERROR: Ignored the following", "ERROR: Exception:")
 _RULES = (
     ("Could not find a version that satisfies the requirement ", "found no version of "),
     ("No matching distribution found for ", "found nothing for "),

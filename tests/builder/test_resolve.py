@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from builder.listed import ChangedFileError
+from builder.pipconfig import PipSettings
 from builder.proof import ProofError
-from builder.resolution import ResolveError
+from builder.resolution import Question, ResolveError
 from builder.resolve import choose_resolver, resolve_requirements, resolve_target
+from builder.resolve_pip import _failure
 from builder.resolve_uv import find_uv, platform_name
-from builder.sources import AmbiguousError
+from builder.sources import AmbiguousError, Sources
 from builder.spec import BuildSpec, IndexSpec, TargetSpec
 from images.errors import UsageError, WainError
 from tests.support.httpserver import Server, sha256, status
@@ -529,3 +531,9 @@ def test_platform_uv_does_not_know() -> None:
     with pytest.raises(UsageError, match="s390x"):
         platform_name(Target("t", "3.12", "manylinux_2_28_s390x"))
     assert find_uv() is not None
+
+
+def test_a_traceback_of_pip_is_its_last_line() -> None:
+    question = Question(Target.running(), (), Sources(PipSettings()))
+    said = "ERROR: Exception:\nTraceback (most recent call):\n  File 'x'\nValueError: no port\n"
+    assert _failure(question, "", said).reason == "ValueError: no port"
