@@ -20,9 +20,11 @@ from images.errors import WainError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from threading import Thread
     from typing import Any
 
     from fleet.agent import Agent
+    from images.batch import Batch
 
     Key = tuple[str, bool]
     Request = dict[str, Any]
@@ -34,6 +36,7 @@ RECORD_HEAD = 41  # sha256, executable, size
 MAX_BLOCK = 8 << 20  # bytes, unpacked
 BATCH_BYTES = 64 << 20  # after so many bytes, or so many objects, what arrived is published
 BATCH_OBJECTS = 20000
+FLUSH_BYTES = 16 << 20  # after so many, the disk begins to take them while more arrive
 SMALL = 1 << 20  # bytes: up to here an object is held in memory
 AHEAD = 24  # pieces (of at most 256 KiB packed) the thread may be ahead
 
@@ -48,8 +51,8 @@ def pack(agent: Agent, request: Request) -> Answer:
     problem: Exception | None = None
     ended = False
     while not ended:
-        count = size = 0
-        with agent.store.batch() as batch:
+        count = size = flushed = 0
+        with agent.store.batch() as batch, _Flushing(batch) as flushing:
             while count < BATCH_OBJECTS and size < BATCH_BYTES:
                 try:
                     head = reader.exactly(RECORD_HEAD)
@@ -66,10 +69,36 @@ def pack(agent: Agent, request: Request) -> Answer:
                     break
                 del wanted[key]
                 count, size = count + 1, size + length
+                if size >= flushed + FLUSH_BYTES:
+                    flushed = size
+                    flushing.begin()
         taken = [taken[0] + count, taken[1] + size]
     if problem:
         raise problem
     return {"objects": taken[0], "size": taken[1], "missing": len(wanted)}
+
+
+class _Flushing:
+    """Has a batch written to the disk in a thread, so that its barrier finds little left to do."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._thread: Thread | None = None
+
+    def __enter__(self) -> _Flushing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread:
+            self._thread.join()
+
+    def begin(self) -> None:
+        """Once more, unless the last time is not over."""
+        import threading
+
+        if not (self._thread and self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._batch.flush, daemon=True)
+            self._thread.start()
 
 
 def _signs_of_life(agent: Agent, pieces: Iterator[bytes], total: int) -> Iterator[bytes]:
