@@ -23,6 +23,8 @@ _PLAIN_INTERVAL = 5.0
 
 def printable(text: str) -> str:
     """`text` with control and format characters escaped: host output must not drive a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in text)
 
 
@@ -85,12 +87,14 @@ class Output:
         numeric = [
             bool(rows) and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))
         ]
+        lines = []
         for row in cells:
             parts = [
                 cell.rjust(width) if right else cell.ljust(width)
                 for cell, width, right in zip(row, widths, numeric, strict=True)
             ]
-            self.say("  ".join(parts).rstrip())
+            lines.append("  ".join(parts).rstrip())
+        self.say("\n".join(lines))
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Report progress of a stage; ``total`` 0 when unknown. Shown once it takes a second."""
