@@ -43,6 +43,9 @@ system)
     command -v ssh-keygen >/dev/null 2>&1 || missing="$missing openssh-client"
     command -v strace >/dev/null 2>&1 || missing="$missing strace"
     command -v rsync >/dev/null 2>&1 || missing="$missing rsync"
+    command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
+    command -v sudo >/dev/null 2>&1 || missing="$missing sudo"
+    command -v mkfs.ext4 >/dev/null 2>&1 || missing="$missing e2fsprogs"
     command -v gcc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
     for shell in dash zsh fish tcsh; do
         command -v "$shell" >/dev/null 2>&1 || missing="$missing $shell"
