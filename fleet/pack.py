@@ -35,7 +35,8 @@ except ImportError:
 Key = tuple[str, bool]
 
 HEAD = b"wain-pack 1\n"
-END = bytes(9)
+END = bytes(9)  # as long as every block's head
+RECORD = 41  # bytes before an object
 BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
 PIECE = 1 << 18  # bytes in one piece of the stream
@@ -156,6 +157,12 @@ class Packs:
                 self._threads.append(thread)
                 thread.start()
         return pack
+
+
+def most(sizes: Iterable[int]) -> int:
+    """How many bytes the pack of objects of these sizes has, should nothing of it shrink."""
+    plain = sum(RECORD + size for size in sizes)
+    return len(HEAD) + plain + len(END) * (2 + plain // BLOCK)
 
 
 @functools.lru_cache(maxsize=4)

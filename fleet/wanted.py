@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.pack import Packs, packed_manifest
+from fleet.pack import Packs, most, packed_manifest
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
 from fleet.session import Proof
@@ -217,7 +217,7 @@ class Comparisons:
         if missing:
             pack = self.packs.get(wanted.manifest, missing)
             exact = not self._hurry or plain <= SOON
-            sent += pack.size if exact else plain
+            sent += pack.size if exact else most(missing.values())
         made = 0
         if not present:
             # Besides objects: folders, templates, links and empty files have their own inodes.

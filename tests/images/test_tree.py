@@ -438,6 +438,28 @@ def test_a_tree_that_is_gone_is_an_error(tmp_path: Path, store: Store, image: Ma
         _drift(tmp_path / "gone", image, store)
 
 
+def test_without_strays_only_what_should_be_there_counts(
+    tree: Path, image: Manifest, store: Store
+) -> None:
+    entry = max(image.entries, key=lambda one: one.path.count("/"))
+    folder = (tree / entry.path).parent
+    (folder / "stray").write_text("mine")
+    folder.chmod(0o700)
+
+    def found(strays: bool) -> list[str]:
+        drift = scan(str(tree), image, str(tree), INTERPRETER, store=store, strays=strays)
+        return sorted(one.what for one in drift)
+
+    assert found(True) == ["added", "mode"]
+    assert found(False) == ["mode"]
+    folder.chmod(0o755)
+    folder.rename(tree / "moved")
+    folder.symlink_to(tree / "moved")  # all files are where they should be, through a link
+    assert found(False) == found(True)[1:] == ["type"]
+    folder.unlink()
+    assert set(found(False)) == {"missing"}
+
+
 def test_a_scan_of_many_files_reports_progress(tmp_path: Path, store: Store) -> None:
     image = _in_parts(store)
     prefix = tmp_path / "e"
