@@ -46,9 +46,16 @@ def hello(agent: Agent, settle: bool) -> dict[str, Any]:
         "root": {"path": root, "exists": os.path.isdir(f"{root}/objects")},
         "clock": time.time(),
         "kill_user_processes": _kills_user_processes(),
+        "zstd": _seems_to_have_zstd(),
         "state": observe(root, state),
         "settled": settled,
     }
+
+
+def _seems_to_have_zstd() -> bool:
+    """A guess for the plan: loading the library to be sure would double a hello's time."""
+    folders = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/lib64")
+    return any(os.path.exists(f"{folder}/libzstd.so.1") for folder in folders)
 
 
 def observe(root: str, state: dict[str, Any]) -> dict[str, Any]:

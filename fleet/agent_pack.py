@@ -144,9 +144,9 @@ def inflate(stream: Iterator[bytes]) -> Iterator[bytes]:
         size = int.from_bytes(head[5:9], "big")
         if not left:
             break
-        if method > 1 or size > MAX_BLOCK or left > MAX_BLOCK + 65536:
+        if method > 2 or size > MAX_BLOCK or left > MAX_BLOCK + 65536:
             raise AgentError("object", "a block of the pack is damaged")
-        unpacker = zlib.decompressobj(-15) if method else None
+        unpacker = _unpacker(method)
         while left:
             wait(1)
             piece = bytes(packed[:left])
@@ -155,7 +155,7 @@ def inflate(stream: Iterator[bytes]) -> Iterator[bytes]:
             if unpacker:
                 try:
                     piece = unpacker.decompress(piece, size + 1)
-                except zlib.error:
+                except (zlib.error, ValueError):
                     raise AgentError("object", "a block of the pack is damaged") from None
             size -= len(piece)
             if size < 0:
@@ -165,6 +165,20 @@ def inflate(stream: Iterator[bytes]) -> Iterator[bytes]:
             raise AgentError("object", "a block of the pack has another length")
     if packed or any(stream):
         raise AgentError("object", "bytes behind the end of the pack")
+
+
+def _unpacker(method: int) -> Any:
+    """What turns a block's bytes into plain ones; None for stored ones."""
+    if method == 0:
+        return None
+    if method == 1:
+        return zlib.decompressobj(-15)
+    from fleet import agent_zstd
+
+    library = agent_zstd.library()
+    if library is None:
+        raise AgentError("object", "the pack is zstd, and this host has no libzstd")
+    return agent_zstd.Zstd(library)
 
 
 class PlainReader:

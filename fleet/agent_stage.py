@@ -39,7 +39,7 @@ def begin(agent: Agent, request: Request) -> Answer:
     """Take a manifest, whole or as a delta to one that is here; which objects are missing.
 
     Answers with one bit for each object in the order of ``Manifest.objects()``, highest bit
-    first.
+    first, and whether a pack of them may be zstd.
     """
     image, base, name = image_id(request), request.get("base"), text(request, "name")
     sent = b"".join(agent.stream())
@@ -83,7 +83,13 @@ def begin(agent: Agent, request: Request) -> Answer:
     for at, key in enumerate(objects):
         if key in lacking:
             bits[at >> 3] |= 0x80 >> (at & 7)
-    return {"missing": len(missing), "body": bytes(bits)}
+    return {"missing": len(missing), "zstd": bool(missing) and _has_zstd(), "body": bytes(bits)}
+
+
+def _has_zstd() -> bool:
+    from fleet import agent_zstd
+
+    return agent_zstd.library() is not None
 
 
 def _inflate(data: bytes) -> bytes:

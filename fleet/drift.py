@@ -84,7 +84,7 @@ def _repair(session: Session, image: str, drift: Sequence[HostDrift], images: Co
             session.name, "missing", f"image {image[:12]} is not in this machine's store",
             "import it, then repair again",
         )  # fmt: skip
-    session.send_pack(images.packs.get(manifest, missing).pieces())
+    session.send_pack(images.packs.get(manifest, missing, session.zstd).pieces())
     left = session.repair(image, paths)
     if left:
         raise HostError(

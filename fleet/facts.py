@@ -83,6 +83,7 @@ class Facts:
     kill_user_processes: bool
     state: HostState
     settled: str
+    zstd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,7 @@ def facts_of(hello: Mapping[str, Any]) -> Facts:
         clock_skew=clock - time.time(),
         kill_user_processes=bool(hello["kill_user_processes"]),
         settled=text_in(hello["settled"]),
+        zstd=bool(hello["zstd"]),
         state=HostState(
             generation=number_in(state["generation"]),
             current=None if current is None else image_in(current),

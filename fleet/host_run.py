@@ -161,7 +161,7 @@ class HostRun:
         with step(self._job, name, "send") as output:
             missing = self._begin(session)
             if missing:
-                pack = self._images.packs.get(wanted.manifest, missing)
+                pack = self._images.packs.get(wanted.manifest, missing, session.zstd)
                 taken = session.send_pack(self._slowly(session, pack))
                 output.append(f"{taken} objects, {session.bytes_sent} bytes")
         with step(self._job, name, "checkout") as output:

@@ -25,6 +25,7 @@ class Line:
 
     ``by`` (who, rollout, plan, reason, ticket) goes into the host's lock and history with
     every verb. ``bytes_sent`` counts packs and manifests, ``bytes_overhead`` everything else.
+    ``zstd``: whether the host reads it, known once a manifest was given to it.
     """
 
     def __init__(self, name: str, channel: Channel, timeout: float) -> None:
@@ -34,6 +35,7 @@ class Line:
         self.on_progress: Progress | None = None
         self.bytes_sent = 0
         self.bytes_overhead = 0
+        self.zstd = False
         self._channel = channel
         self._within(timeout)
         self._reader = Reader(lambda size: channel.read(size, self._deadline))

@@ -4,12 +4,14 @@ A pack is built once for each missing set, while the first host already receives
 spooled on disk; every other host with the same missing set reads the same file. Format::
 
     "wain-pack 1\\n"
-    blocks: method (1 byte: 0 stored, 1 deflate), packed length, plain length (4 bytes each), bytes
+    blocks: method (1 byte: 0 stored, 1 deflate, 2 zstd), packed length, plain length (4 bytes
+        each), bytes
     a block of packed length 0 ends the pack
 
 The plain bytes of all blocks are records, one after another: sha256 (32 bytes), executable (1),
 size (8), the object. Numbers are big endian. Records may span blocks, and the host keeps each
-object as soon as it has arrived whole.
+object as soon as it has arrived whole: so zstd, where host and controller have it, is flushed
+behind each object.
 """
 
 from __future__ import annotations
@@ -32,13 +34,21 @@ try:
 except ImportError:
     from zlib import compress
 
+try:
+    import zstandard
+except ImportError:
+    zstandard = None  # type: ignore[assignment]
+
 Key = tuple[str, bool]
+# Parts of the plain stream that end where an object or a block ends.
+Parts = list[bytes]
 
 HEAD = b"wain-pack 1\n"
 END = bytes(9)  # as long as every block's head
 RECORD = 41  # bytes before an object
 BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
+ZSTD_LEVEL = 2
 PIECE = 1 << 18  # bytes in one piece of the stream
 
 
@@ -86,14 +96,15 @@ class Pack:
             raise self._error
         return self._size
 
-    def build(self, store: Store, keys: Sequence[Key]) -> None:
+    def build(self, store: Store, keys: Sequence[Key], zstd: bool) -> None:
         """Fill it; for the one thread that made it."""
+        packed = _zstd if zstd else _deflated
         try:
             with self.path.open("wb", buffering=0) as file, ThreadPoolExecutor(_cores()) as pool:
                 ahead: list[Future[bytes]] = []
                 self._append(file.write, HEAD)
                 for block in _blocks(_records(store, keys)):
-                    ahead.append(pool.submit(_packed, block))
+                    ahead.append(pool.submit(packed, block))
                     if len(ahead) > 2 * _cores():
                         self._append(file.write, ahead.pop(0).result())
                 for future in ahead:
@@ -139,10 +150,15 @@ class Packs:
             thread.join()
         self._folder.cleanup()
 
-    def get(self, manifest: Manifest, missing: Iterable[Key]) -> Pack:
-        """The pack of these objects of an image; building starts with the first call."""
+    def get(self, manifest: Manifest, missing: Iterable[Key], zstd: bool = False) -> Pack:
+        """The pack of these objects of an image; building starts with the first call.
+
+        ``zstd``: the host can read it.
+        """
         wanted = set(missing)
-        name = sha256("".join(f"{key[0]}{key[1]:d}" for key in sorted(wanted)).encode())
+        zstd = zstd and zstandard is not None
+        keys = "".join(f"{key[0]}{key[1]:d}" for key in sorted(wanted))
+        name = sha256(f"{zstd:d}{keys}".encode())
         with self._lock:
             pack = self._packs.get(name.hexdigest())
             if pack is None:
@@ -150,9 +166,9 @@ class Packs:
                 path.touch()
                 pack = self._packs[name.hexdigest()] = Pack(path)
                 # Neighbours in the tree resemble each other; neighbours in hash do not.
-                keys = list(dict.fromkeys(e.key for e in manifest.entries if e.key in wanted))
+                order = list(dict.fromkeys(e.key for e in manifest.entries if e.key in wanted))
                 thread = threading.Thread(
-                    target=pack.build, args=(self._store, keys), daemon=True, name="pack"
+                    target=pack.build, args=(self._store, order, zstd), daemon=True, name="pack"
                 )
                 self._threads.append(thread)
                 thread.start()
@@ -175,12 +191,16 @@ def _records(store: Store, keys: Iterable[Key]) -> Iterator[bytes]:
     for key in keys:
         # read() checks the bytes against the key: what is sent is what was asked for.
         data = store.read(*key)
-        yield bytes.fromhex(key[0]) + bytes([key[1]]) + len(data).to_bytes(8, "big")
-        yield data
+        head = bytes.fromhex(key[0]) + bytes([key[1]]) + len(data).to_bytes(8, "big")
+        if len(data) < BLOCK:
+            yield head + data
+        else:
+            yield head
+            yield data
 
 
-def _blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
-    waiting: list[bytes] = []
+def _blocks(parts: Iterable[bytes]) -> Iterator[Parts]:
+    waiting: Parts = []
     size = 0
     for part in parts:
         if size + len(part) < BLOCK:
@@ -190,22 +210,37 @@ def _blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
         view = memoryview(part)
         while size + len(view) >= BLOCK:
             room = BLOCK - size
-            yield b"".join([*waiting, bytes(view[:room])])
+            yield [*waiting, bytes(view[:room])]
             waiting, size, view = [], 0, view[room:]
         if view:
             waiting.append(bytes(view))
             size += len(view)
     if size:
-        yield b"".join(waiting)
+        yield waiting
 
 
-def _packed(block: bytes) -> bytes:
+def _deflated(parts: Parts) -> bytes:
+    plain = b"".join(parts)
     # Bare: the host checks every object by its sha256, so another checksum would be for nothing.
-    packed = compress(block, LEVEL, -15)
-    method = 1
-    if len(packed) >= len(block):
-        method, packed = 0, block
-    return bytes([method]) + len(packed).to_bytes(4, "big") + len(block).to_bytes(4, "big") + packed
+    return _block(1, compress(plain, LEVEL, -15), plain)
+
+
+def _zstd(parts: Parts) -> bytes:
+    compressor = zstandard.ZstdCompressor(
+        level=ZSTD_LEVEL, write_content_size=False, write_checksum=False
+    ).compressobj()
+    packed: list[bytes] = []
+    for part in parts:
+        packed.append(compressor.compress(part))
+        packed.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    packed.append(compressor.flush())
+    return _block(2, b"".join(packed), b"".join(parts))
+
+
+def _block(method: int, packed: bytes, plain: bytes) -> bytes:
+    if len(packed) >= len(plain):
+        method, packed = 0, plain
+    return bytes([method]) + len(packed).to_bytes(4, "big") + len(plain).to_bytes(4, "big") + packed
 
 
 def _cores() -> int:

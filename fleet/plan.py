@@ -30,7 +30,9 @@ class Compare(Protocol):
     def change(self, current: str | None, wanted: Wanted) -> Change:
         """Packages and files on the way from one image to another."""
 
-    def transfer(self, releases: Sequence[str], current: str | None, wanted: Wanted) -> Transfer:
+    def transfer(
+        self, releases: Sequence[str], current: str | None, wanted: Wanted, zstd: bool
+    ) -> Transfer:
         """What a host with these releases lacks."""
 
 
@@ -157,7 +159,7 @@ def plan_host(
         return replace(seen, problems=tuple(problems))
     if state.current == chosen.id:
         return replace(seen, action=UNCHANGED)
-    transfer = compare.transfer(state.releases, state.current, chosen)
+    transfer = compare.transfer(state.releases, state.current, chosen, answer.zstd)
     problems = room_problems(answer, transfer.room)
     return replace(
         seen, action=BLOCKED if problems else SWITCH, objects=transfer.objects,

@@ -131,7 +131,8 @@ class Session(Line):
             request["base"] = base
         if proof is not None:
             request["proof"] = asdict(proof)
-        _, bits = self.ask("begin", request, stream=_pieces(sent))
+        answer, bits = self.ask("begin", request, stream=_pieces(sent))
+        self.zstd = self._read("begin", answer, lambda a: bool(a["zstd"]))
         keys = list(manifest.objects())
         if len(bits) != (len(keys) + 7) // 8:
             raise HostError(self.name, "protocol", "a list of missing objects of another length")

@@ -138,7 +138,7 @@ class Comparisons:
         self._hurry = hurry
         self._manifests: dict[str, Manifest | None] = {}
         self._changes: dict[tuple[str | None, str], Change] = {}
-        self._transfers: dict[tuple[frozenset[str], str | None, str, bool], Transfer] = {}
+        self._transfers: dict[tuple[frozenset[str], str | None, str, bool, bool], Transfer] = {}
         self._deltas: dict[tuple[str, str], bytes] = {}
         self._lock = threading.RLock()
 
@@ -193,17 +193,24 @@ class Comparisons:
             delta = self._deltas[pair]
         return delta if delta and len(delta) < len(packed_manifest(wanted.manifest)) else None
 
-    def transfer(self, releases: Iterable[str], current: str | None, wanted: Wanted) -> Transfer:
+    def transfer(
+        self, releases: Iterable[str], current: str | None, wanted: Wanted, zstd: bool
+    ) -> Transfer:
         """What a host with these releases lacks. Its own answer later is what counts."""
         known = frozenset(image for image in releases if self.manifest(image))
         present = wanted.id in set(releases)
-        name = (known, current, wanted.id, present)
+        name = (known, current, wanted.id, present, zstd)
         if name not in self._transfers:
-            self._transfers[name] = self._transfer(known, current, wanted, present)
+            self._transfers[name] = self._transfer(known, current, wanted, present, zstd)
         return self._transfers[name]
 
     def _transfer(
-        self, releases: frozenset[str], current: str | None, wanted: Wanted, present: bool
+        self,
+        releases: frozenset[str],
+        current: str | None,
+        wanted: Wanted,
+        present: bool,
+        zstd: bool,
     ) -> Transfer:
         have: set[Key] = set()
         for image in releases:
@@ -215,7 +222,7 @@ class Comparisons:
         sent = len(packed_manifest(wanted.manifest) if delta is None else delta)
         plain, exact = sum(missing.values()), True
         if missing:
-            pack = self.packs.get(wanted.manifest, missing)
+            pack = self.packs.get(wanted.manifest, missing, zstd)
             exact = not self._hurry or plain <= SOON
             sent += pack.size if exact else most(missing.values())
         made = 0

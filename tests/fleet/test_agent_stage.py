@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,7 +139,7 @@ def test_another_interpreters_image_is_refused(host: Host, old: Manifest) -> Non
 
 def pack_of(*records: bytes) -> bytes:
     plain = b"".join(records)
-    return pack_module.HEAD + pack_module._packed(plain) + pack_module.END
+    return pack_module.HEAD + pack_module._deflated([plain]) + pack_module.END
 
 
 def record(key: tuple[str, bool], size: int, data: bytes) -> bytes:
@@ -170,7 +171,17 @@ def test_objects_nobody_asked_for_or_with_other_bytes(host: Host, old: Manifest)
 
 
 def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
-    block = pack_module._packed(b"x" * 1000)
+    block = pack_module._deflated([b"x" * 1000])
+    zstd = pack_module._zstd([b"x" * 1000, b"y" * 1000])
+    zstd_bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
+    window = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=0)
+    greedy = zstandard.ZstdCompressor(compression_params=window)
+    stream = greedy.compressobj()
+    wide = stream.compress(bytes(1000)) + stream.flush()
+
+    def zstd_block(packed: bytes, size: int) -> bytes:
+        return b"\x02" + len(packed).to_bytes(4, "big") + size.to_bytes(4, "big") + packed
+
     bomb = zlib.compress(bytes(64 << 20), wbits=-15)
     attempts = [
         b"hello",
@@ -182,6 +193,14 @@ def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
         pack_module.HEAD + block[:9] + b"!" * (len(block) - 9) + pack_module.END,
         pack_module.HEAD + pack_module.END + b"more",
         pack_module.HEAD + b"\x01" + len(bomb).to_bytes(4, "big") + b"\0\0\x10\0" + bomb,
+        pack_module.HEAD + zstd[:-3],
+        pack_module.HEAD + zstd[:9] + b"!" * (len(zstd) - 9) + pack_module.END,
+        pack_module.HEAD + zstd[:5] + b"\0\0\x07\xd1" + zstd[9:] + pack_module.END,
+        pack_module.HEAD + zstd[:5] + b"\0\0\x07\xcf" + zstd[9:] + pack_module.END,
+        pack_module.HEAD + b"\x02" + len(zstd_bomb).to_bytes(4, "big") + b"\0\0\x10\0" + zstd_bomb,
+        pack_module.HEAD + zstd_block(zstd_bomb, 4096) + pack_module.END,
+        pack_module.HEAD + zstd_block(wide, 1000) + pack_module.END,
+        pack_module.HEAD + zstd_block(zstd[9:] + b"more", 2000) + pack_module.END,
         pack_module.HEAD + b"\x01\xff\xff\xff\xff\xff\xff\xff\xff" + b"x" * 100,
     ]
     with host.open() as session:
@@ -246,15 +265,17 @@ def cut(session: Session, pieces: Iterator[bytes], at: int) -> Iterator[bytes]:
 
 
 @pytest.mark.row("T1")
+@pytest.mark.parametrize("zstd", [False, True])
 def test_a_cut_line_costs_at_most_one_object(
-    host: Host, store: Store, sample: Callable[[Sequence[int], int], Sequence[int]]
+    host: Host, store: Store, sample: Callable[[Sequence[int], int], Sequence[int]], zstd: bool
 ) -> None:
-    files = {f"data/{n:03}": os.urandom(3000 + 500 * n) for n in range(40)}
+    files = {f"data/{n:03}": os.urandom(1500 + 250 * n).hex().encode() for n in range(40)}
     image = small_image(store, "many", files)
     total = len(image.objects())
     with Packs(store) as packs:
-        pack = packs.get(image, image.objects())
+        pack = packs.get(image, image.objects(), zstd)
         size = pack.size
+        assert pack.path.read_bytes()[len(pack_module.HEAD)] == (2 if zstd else 1)
         order = [entry.key for entry in image.entries]
         for share in sample(range(1, 100), 8):
             at = size * share // 100
@@ -267,20 +288,24 @@ def test_a_cut_line_costs_at_most_one_object(
             with host.open() as session:
                 missing = session.begin(image)
             # What of the objects' bytes had crossed whole, had also been kept.
-            arrived = zlib_prefix(pack.path.read_bytes()[:at])
+            arrived = plain_prefix(pack.path.read_bytes()[:at])
             whole = count_whole(arrived, order, image.objects())
             assert total - whole <= len(missing) <= total - whole + 1
             with host.open() as session:
                 assert host.stage(session, image) == len(missing)
 
 
-def zlib_prefix(data: bytes) -> int:
+def plain_prefix(data: bytes) -> int:
     """How many plain bytes the blocks of a cut pack hold."""
     at, plain = len(pack_module.HEAD), 0
     while at + 9 <= len(data):
         packed = int.from_bytes(data[at + 1 : at + 5], "big")
         piece = data[at + 9 : at + 9 + packed]
-        plain += len(zlib.decompressobj(-15).decompress(piece)) if data[at] else len(piece)
+        if data[at] == 1:
+            piece = zlib.decompressobj(-15).decompress(piece)
+        elif data[at] == 2:
+            piece = zstandard.ZstdDecompressor().decompressobj().decompress(piece)
+        plain += len(piece)
         at += 9 + packed
     return plain
 
@@ -372,14 +397,21 @@ def test_the_bandwidth_cap(store: Store) -> None:
         assert 0.35 < time.monotonic() - began < 3
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.binary(max_size=3000), max_size=8), st.integers(1, 2000), st.integers(1, 999))
-def test_any_blocks_and_any_pieces_unpack(contents: list[bytes], block: int, piece: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=3000), max_size=8),
+    st.integers(1, 2000),
+    st.integers(1, 999),
+    st.sampled_from([pack_module._deflated, pack_module._zstd]),
+)
+def test_any_blocks_and_any_pieces_unpack(
+    contents: list[bytes], block: int, piece: int, packed: Callable[[list[bytes]], bytes]
+) -> None:
     from fleet.agent_pack import PlainReader, inflate
 
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
-    blocks = [plain[at : at + block] for at in range(0, len(plain), block)]
-    data = pack_module.HEAD + b"".join(map(pack_module._packed, blocks)) + pack_module.END
+    blocks = [[plain[at : at + block]] for at in range(0, len(plain), block)]
+    data = pack_module.HEAD + b"".join(map(packed, blocks)) + pack_module.END
     unpacker = PlainReader(
         inflate(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
     )

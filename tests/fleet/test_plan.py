@@ -59,7 +59,9 @@ class Compare:
     def change(self, current: str | None, wanted: Wanted) -> Change:
         return Change({"added": [], "removed": [], "changed": []}, 0, 0, 1)
 
-    def transfer(self, releases: Sequence[str], current: str | None, wanted: Wanted) -> Transfer:
+    def transfer(
+        self, releases: Sequence[str], current: str | None, wanted: Wanted, zstd: bool
+    ) -> Transfer:
         return Transfer(2, 500, self.room)
 
 

@@ -29,12 +29,12 @@ def comparisons(store: Store, packs: Packs, **more: Any) -> Comparisons:
 def test_in_a_hurry_a_large_pack_is_not_waited_for(
     store: Store, packs: Packs, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = comparisons(store, packs).transfer([], None, wanted)
-    small = comparisons(store, packs, hurry=True).transfer([], None, wanted)
+    known = comparisons(store, packs).transfer([], None, wanted, False)
+    small = comparisons(store, packs, hurry=True).transfer([], None, wanted, False)
     assert known.exact
     assert small == known  # a small one is there at once
     monkeypatch.setattr(wanted_module, "SOON", 100)
-    hurried = comparisons(store, packs, hurry=True).transfer([], None, wanted)
+    hurried = comparisons(store, packs, hurry=True).transfer([], None, wanted, False)
     assert not hurried.exact
     assert hurried.size > sum(wanted.manifest.objects().values())
     assert hurried.size >= known.size
