@@ -93,7 +93,7 @@ HELLO: dict[str, Any] = {
     "python": {"version": "3.11.7", "executable": "/p", "base_prefix": "/", "abi": "cp311",
                "implementation": "cpython", "magic": "a70d"},
     "machine": "x86_64", "libc": ["glibc", "2.36"], "free": [1, 2], "uid": 0, "user": "root",
-    "root": {"path": "/srv/app", "exists": True}, "clock": 1e9, "kill_user_processes": False,
+    "root": {"path": "/srv/app", "exists": True}, "clock": 1e9, "kill_user_processes": False, "zstd": True,
     "settled": "",
     "state": {"generation": 1, "current": "a" * 64, "previous": None, "pending": None,
               "releases": ["a" * 64], "confirmed": ["a" * 64], "quarantined": {"b" * 64: "bad"},
