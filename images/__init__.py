@@ -4,5 +4,5 @@
 TRAVELS = (
     "allowed", "batch", "delta", "durable", "errors", "forks", "hashing", "keygen", "layout",
     "manifest", "parallel", "place", "private", "render", "scan", "sigcheck", "staging", "store",
-    "tree", "trust",
+    "tree", "trust", "worklist",
 )  # fmt: skip

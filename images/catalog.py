@@ -299,8 +299,8 @@ class Catalog:
             return self.store.collect(keys, live, sweep), users
 
     def _sweep(self, live: set[str], checkouts: set[str]) -> None:
-        """Documents and signatures of images that are gone, checkouts that nobody uses."""
-        for folder in ("images", "signatures"):
+        """What belongs to images that are gone, checkouts that nobody uses."""
+        for folder in ("images", "signatures", "worklists"):
             for name in _names(f"{self.store.root}/{folder}"):
                 if name.partition(".")[0] not in live:
                     durable.discard(f"{self.store.root}/{folder}/{name}")

@@ -12,8 +12,10 @@ from collections import namedtuple
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 
+from images import durable
 from images.errors import UsageError, WainError
 from images.interpreter import machine_problem
+from images.layout import SuspectError
 from images.manifest import Entry, Manifest
 from images.place import FOLDER_MODE, WAYS, write_own
 from images.render import Interpreter, prefix_problem
@@ -33,6 +35,10 @@ from images.thin import (
     split,
 )
 from images.tree import Checkout, Drift, checkout, scan
+from images.worklist import WorkList
+
+WORK_LISTS = "worklists"
+"""The folder of a store where the work lists of images are kept."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,11 +124,13 @@ def recreate(
     inputs: tuple[Input, ...] = (),
     on_progress: Progress | None = None,
     survey: Survey | None = None,
+    work: WorkList | None = None,
 ) -> Recreated:
     """Make the environment at *path* (absolute, real folders above it) from an image or its id.
 
     *mode* is ``thick`` or ``thin``; for the latter a *survey* of its shared checkout may have
-    begun before. *project*, *request* and *inputs* go into the stamp.
+    begun before, for the former its kept *work* list may be given. *project*, *request* and
+    *inputs* go into the stamp.
     Raises SuspectError for objects that were changed, UsageError for a place that is not
     ours, WainError for what fails; the environment that was there is then still there. The
     caller holds ``swap.alone(roots.folder, path)``.
@@ -147,13 +155,15 @@ def recreate(
                 shared_checkout(store, whole, name, interpreter, link, on_progress, survey)
             )
             shared = sharing.shared
-            wanted, files = shared.own, shared.files
+            todo: Manifest | WorkList = shared.own
+            platform, files = shared.own.platform, shared.files
             lines = path_file(f"{shared.folder}/{shared.site}", path, shared.bytecode)
             extras[f"{shared.site}/{PATH_FILE}"] = (lines, False)
         else:
-            wanted = whole()
-            files = len(wanted.entries)
-        problem = machine_problem(wanted.platform)
+            fresh = (None if without else work) or WorkList.of(whole())
+            todo = fresh
+            platform, files = fresh.rest.platform, fresh.files
+        problem = machine_problem(platform)
         if problem:
             raise WainError(path, problem)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -177,10 +187,21 @@ def recreate(
             ),
         )
         with staging(path) as staged:
-            done = checkout(
-                wanted, store, staged, path, interpreter,
-                link=link, fsync=False, on_progress=on_progress,
-            )  # fmt: skip
+
+            def make(todo: Manifest | WorkList) -> Checkout:
+                return checkout(
+                    todo, store, staged, path, interpreter,
+                    link=link, fsync=False, on_progress=on_progress,
+                )  # fmt: skip
+
+            try:
+                done = make(todo)
+            except SuspectError:
+                if todo is not work:
+                    raise
+                done = make(whole())  # it says whose files the changed objects are
+            if mode != "thin" and not without and not work:
+                _keep(store, image_id, fresh)
             for name, (data, executable) in extras.items():
                 _make_parents(staged, name)
                 write_own(f"{staged}/{name}", data, executable)
@@ -222,10 +243,34 @@ def shared_name(image_id: str, without: str = "") -> str:
     return f"{image_id}.without-{without}" if without else image_id
 
 
-def image_header(store: Store, image_id: str, mode: str) -> Manifest:
-    """A manifest with the image's header; for ``thin`` it may hold a part of the entries."""
-    shared = find_shared(store, shared_name(image_id)) if mode == "thin" else None
-    return shared.own if shared else store.manifest(image_id)
+def image_header(store: Store, image_id: str, mode: str) -> tuple[Manifest, WorkList | None]:
+    """A manifest with the image's header and some or all of its entries; its kept work list."""
+    if mode == "thin":
+        shared = find_shared(store, shared_name(image_id))
+        return (shared.own if shared else store.manifest(image_id)), None
+    try:
+        with open(_work_list(store, image_id), "rb") as stream:
+            work = WorkList.parse(stream.read())
+    except OSError:
+        work = None
+    return (work.rest if work else store.manifest(image_id)), work
+
+
+def _work_list(store: Store, image_id: str) -> str:
+    return f"{store.root}/{WORK_LISTS}/{image_id}"
+
+
+def _keep(store: Store, image_id: str, work: WorkList) -> None:
+    """Keep a work list for the next time; it only saves time, so nothing waits for the disk."""
+    path = _work_list(store, image_id)
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(work.to_bytes())
+        os.replace(temporary, path)
+    except OSError:
+        durable.discard(temporary)
 
 
 def _without(manifest: Manifest, owner: str) -> Manifest:

@@ -34,6 +34,11 @@ class Placer:
         self.fallback = ""
         self._ways = [way for way in ("reflink", "hardlink") if way in ways]
 
+    @property
+    def only_links(self) -> bool:
+        """Whether a hard link is all that is tried, as far as is known by now."""
+        return self._ways == ["hardlink"]
+
     def place(self, source: str, target: str, executable: bool) -> str:
         """Make ``target``; returns the way it went. Raises OSError."""
         for way in tuple(self._ways):

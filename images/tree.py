@@ -20,14 +20,14 @@ from images.manifest import path_problem
 from images.place import FOLDER_MODE, WAYS, Placer, write_own
 from images.render import Interpreter, link_target, prefix_problem, render
 from images.scan import Drift, scan
-from images.store import object_name
+from images.worklist import WorkList
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NamedTuple
 
-    from images.manifest import Entry, Manifest
+    from images.manifest import Entry, Key, Manifest
     from images.store import Store
 
     Progress = Callable[[str, int, int], None]
@@ -52,8 +52,6 @@ __all__ = ["Checkout", "Drift", "Interpreter", "SuspectError", "checkout", "conf
 
 # A copy of the process costs a few milliseconds: fewer files than this are made without one.
 _FEW = 2000
-# A folder with more than this below it is divided, so that no process waits long for another.
-_PIECE = 200
 
 
 def confine(path: str) -> None:
@@ -64,7 +62,7 @@ def confine(path: str) -> None:
 
 
 def checkout(
-    manifest: Manifest,
+    what: Manifest | WorkList,
     store: Store,
     staging_dir: str,
     prefix: str,
@@ -79,7 +77,8 @@ def checkout(
     ``link`` names the ways that may be tried; copying always may. With ``fsync`` all of it
     lasts before this returns. An object that was changed in place is not used: where its bytes
     are right, a fresh copy takes its place, else SuspectError. Raises WainError for whatever
-    else fails. After any error the folder is gone again.
+    else fails. After any error the folder is gone again. For a work list that was read, the
+    SuspectError names no packages.
     """
     problem = prefix_problem(prefix)
     if problem:
@@ -93,11 +92,13 @@ def checkout(
         descriptors.append(os.open(store.objects, flags))
         os.mkdir(root, FOLDER_MODE)
         try:
-            work = _Work(root, manifest, store, Placer(descriptors[1], link), on_progress)
+            todo = what if isinstance(what, WorkList) else WorkList.of(what)
+            descriptors.append(os.open(root, flags | os.O_NOFOLLOW))
+            placer = Placer(descriptors[1], link)
+            work = _Work(root, descriptors[2], todo, store, placer, on_progress)
             work.place_files()
-            for entry in manifest.entries:
-                if entry.kind != "file":
-                    _place_rendered(root, entry, store, prefix, interpreter)
+            for entry in todo.rest.entries:
+                _place_rendered(root, entry, store, prefix, interpreter)
             if fsync:
                 _make_last(descriptors[0], root)
         except BaseException:
@@ -118,18 +119,20 @@ def checkout(
 
 
 class _Work:
-    """The plain files of one check-out, in pieces that threads take."""
+    """The plain files of one check-out."""
 
     def __init__(
         self,
         root: str,
-        manifest: Manifest,
+        folder: int,
+        work: WorkList,
         store: Store,
         placer: Placer,
         on_progress: Progress | None,
     ) -> None:
         self.root = root
-        self.manifest = manifest
+        self.folder = folder  # a descriptor of it: long paths cost the kernel time
+        self.work = work
         self.store = store
         self.placer = placer
         self.on_progress = on_progress
@@ -141,120 +144,100 @@ class _Work:
 
     def place_files(self) -> None:
         """Make all folders and all plain files. Raises OSError, SuspectError."""
-        first, pieces = _pieces(self.manifest.entries)
-        for folder in first:
+        for folder in self.work.first:
             self.make_folder(folder)
-        total = len(self.manifest.entries)
+        pieces = self.work.pieces
         ahead = [0]
         for piece in pieces:
-            ahead.append(ahead[-1] + sum(len(entries) for _, entries in piece))
+            ahead.append(ahead[-1] + piece.count("\n") + 1)
 
-        def place(numbers: Iterable[int]) -> tuple[dict[str, int], list[int], str]:
-            self.counts.clear()
-            suspect: list[int] = []
+        def place(numbers: Iterable[int]) -> tuple[dict[str, int], list[str], str]:
+            self.counts = {}
+            suspect: list[str] = []
             for number in numbers:
-                for folder, entries in pieces[number]:
-                    if folder:
-                        self.make_folder(folder)
-                    suspect += self.place_entries(entries)
+                suspect += self.place(pieces[number].split("\n"))
             return self.counts, suspect, self.placer.fallback
 
-        if total < _FEW or not can_fork():
+        if self.work.files < _FEW or not can_fork():
             done = [place(range(len(pieces)))]
         else:
             done = in_processes(place, len(pieces), lambda number: self.report(ahead[number]))
-        counts = [dict(one) for one, _, _ in done]
-        self.counts = {way: sum(one.get(way, 0) for one in counts) for way in WAYS}
+        self.counts = {way: sum(one.get(way, 0) for one, _, _ in done) for way in WAYS}
         self.placer.fallback = "".join([reason for _, _, reason in done if reason][:1])
-        self.replace_suspects([self.manifest.entries[at] for _, ats, _ in done for at in ats])
-        self.report(total)
+        self.replace_suspects([line for _, lines, _ in done for line in lines])
+        self.report(self.work.files)
 
     def make_folder(self, folder: str) -> None:
-        path = f"{self.root}/{folder}"
-        os.mkdir(path, FOLDER_MODE)
+        try:
+            os.mkdir(folder, FOLDER_MODE, dir_fd=self.folder)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{self.root}/{folder}") from None
         if self.chmod:
-            os.chmod(path, FOLDER_MODE)
+            os.chmod(f"{self.root}/{folder}", FOLDER_MODE)
 
-    def place_entries(self, entries: Iterable[tuple[int, Entry]]) -> list[int]:
-        """Make these plain files; returns which were not: their objects look changed."""
+    def place(self, lines: Iterable[str]) -> list[str]:
+        """Do what the lines say; returns those that were not: their objects look changed."""
         count, suspect = self.counts, []
-        root, placer = self.root, self.placer
-        for at, (_, executable, sha256, size, _, path) in entries:
-            if not size:
+        root, placer, folder = self.root, self.placer, self.folder
+        objects, only_links, links = placer.folder, placer.only_links, 0
+        for line in lines:
+            if line[0] == "/":
+                self.make_folder(line[1:])
+                continue
+            source, size, path = line.split(" ", 2)
+            executable = source[-1] == "x"
+            if size == "0":
                 write_own(f"{root}/{path}", b"", executable)
                 continue
-            source = object_name(sha256, executable)
             try:
-                status = os.stat(source, dir_fd=placer.folder, follow_symlinks=False)
+                status = os.stat(source, dir_fd=objects, follow_symlinks=False)
             except FileNotFoundError:
                 status = None
-            if status is None or not is_sound(status, executable, size):
-                suspect.append(at)
+            if status is None or not is_sound(status, executable, int(size)):
+                suspect.append(line)
                 continue
+            if only_links:
+                try:
+                    os.link(
+                        source, path, src_dir_fd=objects, dst_dir_fd=folder, follow_symlinks=False
+                    )
+                except OSError:
+                    only_links = False  # the placer knows what to do about it, and says why
+                else:
+                    links += 1
+                    continue
             way = placer.place(source, f"{root}/{path}", executable)
             count[way] = count.get(way, 0) + 1
+            only_links = placer.only_links
+        if links:
+            count["hardlink"] = count.get("hardlink", 0) + links
         return suspect
 
-    def replace_suspects(self, entries: list[Entry]) -> None:
-        if not entries:
+    def replace_suspects(self, lines: list[str]) -> None:
+        if not lines:
             return
-        bad = {one.key for one in self.store.heal(sorted({entry.key for entry in entries}))}
+        bad = {one.key for one in self.store.heal(sorted(set(map(_key, lines))))}
         if not bad:
-            left = self.place_entries(enumerate(entries))
-            bad = {entries[at].key for at in left}  # of another size than the manifest says
+            # What is left is of another size than the manifest says.
+            bad = set(map(_key, self.place(lines)))
         if bad:
-            owners = sorted({entry.owner for entry in self.manifest.entries if entry.key in bad})
+            manifest = self.work.manifest
+            entries = manifest.entries if manifest else ()
+            owners = sorted({entry.owner for entry in entries if entry.key in bad})
             raise SuspectError(self.store.root, sorted(bad), owners)
 
     def report(self, done: int) -> None:
         if self.on_progress:
-            self.on_progress("Checking out", done, len(self.manifest.entries))
+            self.on_progress("Checking out", done, self.work.files)
 
     def result(self) -> Checkout:
         reflinked, hardlinked, copied = (self.counts.get(way, 0) for way in WAYS)
-        total = len(self.manifest.entries)
-        return Checkout(total, reflinked, hardlinked, copied, self.placer.fallback)
+        return Checkout(self.work.files, reflinked, hardlinked, copied, self.placer.fallback)
 
 
-def _pieces(
-    entries: Iterable[Entry],
-) -> tuple[list[str], list[list[tuple[str, list[tuple[int, Entry]]]]]]:
-    """The folders to make first, in order, and pieces of work that need nothing else.
-
-    A piece is a list of (folder to make or "", its plain files with their places in
-    ``entries``), a folder before what is in it.
-    """
-    inside: dict[str, list[tuple[int, Entry]]] = {}
-    for at, entry in enumerate(entries):
-        files = inside.setdefault(entry[5].rpartition("/")[0], [])
-        if entry[0] == "file":
-            files.append((at, entry))
-    below: dict[str, int] = {}  # what a folder costs, with all in it
-    for folder in sorted(inside, reverse=True):
-        cost = len(inside[folder]) + 3  # a folder costs about as much as three links
-        while True:
-            below[folder] = below.get(folder, 0) + cost
-            if not folder:
-                break
-            folder = folder.rpartition("/")[0]
-    first: list[str] = []
-    pieces: dict[str, list[tuple[str, list[tuple[int, Entry]]]]] = {}
-    roots: dict[str, str] = {}  # folder -> the one its piece begins with; none: made first
-    for folder in sorted(below):
-        parent = folder.rpartition("/")[0]
-        root = roots.get(parent) if folder else None
-        if root is not None:
-            roots[folder] = root
-            pieces[root].append((folder, inside.get(folder, [])))
-        elif not folder or below[folder] > _PIECE:
-            if folder:
-                first.append(folder)
-            pieces[f"{folder}/"] = [("", inside.get(folder, []))]
-        else:
-            roots[folder] = folder
-            pieces[folder] = [(folder, inside.get(folder, []))]
-    # The largest first: the last one running decides how long it takes.
-    return first, sorted(pieces.values(), key=lambda piece: -sum(len(files) for _, files in piece))
+def _key(line: str) -> Key:
+    name = line.partition(" ")[0].replace("/", "", 1)
+    return name[:64], name.endswith(".x")
 
 
 def _place_rendered(

@@ -161,7 +161,7 @@ def _make(
         else:
             image_id, names = wanted.kept_in(store.root) or build(args, out, wanted.spec, folder)
         mode = "thin" if args.thin else wanted.settings.mode
-        header = environment.image_header(store, image_id, mode)
+        header, work = environment.image_header(store, image_id, mode)
         interpreter = _interpreter(header, args.python, path)
         editable = None
         if wanted.settings.editable and not args.image:
@@ -182,7 +182,7 @@ def _make(
             return environment.recreate(
                 store, image_id if header.image_id != image_id else header, path, interpreter,
                 mode=mode, force=args.force, editable=editable, project=folder, request=wish,
-                inputs=inputs, on_progress=out.progress, survey=survey,
+                inputs=inputs, on_progress=out.progress, survey=survey, work=work,
             )  # fmt: skip
 
         try:

@@ -12,6 +12,7 @@ import pytest
 
 import images.forks
 import images.tree
+import images.worklist
 from images.errors import WainError
 from images.layout import FIXED_NS
 from images.manifest import Manifest
@@ -25,7 +26,7 @@ from tests.support.trees import FILES, INTERPRETER, SITE, put_image, sha
 def _in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As large images are made; the small ones of other tests are made in one."""
     monkeypatch.setattr(images.tree, "_FEW", 0)
-    monkeypatch.setattr(images.tree, "_PIECE", 2)
+    monkeypatch.setattr(images.worklist, "PIECE", 2)
     monkeypatch.setattr(images.tree, "can_fork", lambda: True)
     monkeypatch.setattr(images.forks, "cores", lambda: 3)
 
