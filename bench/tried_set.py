@@ -19,7 +19,9 @@ PACKAGES = [
     "six",
     "virtualenv",
 ]
-WAIN = [sys.executable, "-P", "-m", "wain"]
+_SCRIPT = Path(sys.executable).with_name("wain")
+# What users run, where wain is installed.
+WAIN = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-P", "-m", "wain"]
 
 
 def project(folder: Path, packages: list[str], *, store: Path) -> None:

@@ -206,11 +206,11 @@ def recreate(
                 _make_parents(staged, name)
                 write_own(f"{staged}/{name}", data, executable)
             write_own(f"{staged}/{NAME}", stamp.to_bytes(), False)
-            if sharing:
-                shared_done = sharing.settle()
             # Before the names change: a root of an environment that is not there yet is
             # harmless, an environment without a root is not.
             roots.register("environment", path)
+            if sharing:
+                shared_done = sharing.settle()
             check_place(path, force)
             placed = put_in_place(staged, path)
             leftover = ""

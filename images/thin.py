@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _READ_ONLY = 0o555
 _SITE = re.compile(r"lib/python[0-9.]+t?/site-packages(?=/)")
 INDEX = ".wain-checkout"
-_MAGIC = "wain-checkout 2"
+_MAGIC = "wain-checkout 3"
 PATH_FILE = "wain.pth"
 CACHE = ".pycache"
 """Where bytecode goes that the image does not have (python -O): never into the checkout."""
@@ -225,7 +225,8 @@ def _make(
             files = [entry for entry in manifest.entries if entry.kind != "link"]
             names = [".", *sorted(folders([entry.path for entry in manifest.entries]))]
             size = sum(entry.size for entry in files)
-            listed = listing(names, [entry.path for entry in files], size)
+            base = shared.site if shared.site in names else "."
+            listed = listing(names, [entry.path for entry in files], size, base)
             write_own(f"{staged}/{LIST}", listed, False)
             write_own(f"{staged}/{INDEX}", _index(shared, sha256(listed).hexdigest()), False)
             for folder in names:

@@ -34,7 +34,9 @@ PY
     quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
     log="$2/install.log"
     quietly "$2/bin/python" -m pip install --disable-pip-version-check --upgrade 'pip>=26.3'
-    quietly "$2/bin/python" -m pip install --disable-pip-version-check -e '.[dev]'
+    # As a path, not as an import hook, which would double the start of every Python here.
+    quietly "$2/bin/python" -m pip install --disable-pip-version-check \
+        --config-settings editable_mode=compat -e '.[dev]'
     "$2/bin/wain" --version
     ;;
 system)

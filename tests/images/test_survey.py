@@ -10,7 +10,7 @@ import pytest
 
 import images.survey
 from images.layout import FIXED_NS
-from images.survey import LIST, Survey, listing
+from images.survey import _PIECES, LIST, Survey, _part, listing
 
 FILES = [f"p{n % 7}/m{n}.py" for n in range(100)]
 FOLDERS = [".", *[f"p{n}" for n in range(7)]]
@@ -31,11 +31,18 @@ def _make(root: Path) -> tuple[Path, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
         os.utime(path, ns=(FIXED_NS, FIXED_NS))
-    data = listing(FOLDERS, FILES, sum(map(len, FILES)))
+    data = listing(FOLDERS, FILES, sum(map(len, FILES)), "p3")
     (root / LIST).write_bytes(data)
     for name in FOLDERS:
         os.utime(root / name, ns=(FIXED_NS, FIXED_NS))
     return root, sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 17, 1000])
+def test_the_parts_are_the_whole(count: int) -> None:
+    names = [b"n" * (number % 7 + 1) for number in range(count)]
+    parts = [_part(b"\n".join(names), piece) for piece in range(_PIECES)]
+    assert [name for part in parts for name in part] == names
 
 
 def test_what_was_made_is_whole(made: tuple[Path, str]) -> None:
@@ -90,7 +97,7 @@ def _no_list(root: Path) -> None:
 
 
 def _other_list(root: Path) -> None:
-    (root / LIST).write_bytes(listing(FOLDERS, FILES[:1], len(FILES[0])))
+    (root / LIST).write_bytes(listing(FOLDERS, FILES[:1], len(FILES[0]), "p3"))
 
 
 CHANGES = [
@@ -124,3 +131,12 @@ def test_a_folder_that_is_gone_is_not_whole(made: tuple[Path, str]) -> None:
     root, digest = made
     shutil.rmtree(root)
     assert not Survey(str(root)).is_whole(digest)
+
+
+def test_a_checkout_of_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "empty"
+    root.mkdir()
+    data = listing(["."], [], 0, ".")
+    (root / LIST).write_bytes(data)
+    os.utime(root, ns=(FIXED_NS, FIXED_NS))
+    assert Survey(str(root)).is_whole(sha256(data).hexdigest())

@@ -105,7 +105,7 @@ def test_whose_the_changed_files_are_is_said_all_the_same(tmp_path: Path) -> Non
     path.write_text("changed")
     _, work = image_header(store, image, "thick")
     assert work is not None
-    with pytest.raises(SuspectError, match="of: .*beta") as caught:
+    with pytest.raises(SuspectError, match=r"of: .*beta") as caught:
         recreate(store, image, str(tmp_path / "b"), HERE, work=work)
     assert "beta" in caught.value.owners
     assert sorted(os.listdir(tmp_path)) == ["a", "store"]
