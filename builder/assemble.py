@@ -11,8 +11,9 @@ The rules, in order:
    no hash for scripts, whose bytes depend on the prefix, nor for bytecode.
 4. A path that belongs to the environment itself, or that two packages fill with different
    bytes, stops the image and names both. So does a password in a file made to hold one.
-5. Objects are published first, then the manifest. Nothing of time, place, user, order or
-   number of jobs is in either.
+5. Objects are published first, then the manifest. The files of the wheels are published while
+   their sources still compile, once no conflict is left to be found. Nothing of time, place,
+   user, order or number of jobs is in either.
 """
 
 from __future__ import annotations
@@ -126,13 +127,12 @@ def assemble(
             bytecode = Bytecode(store, batch, compiling, jobs) if compiling else None
             layout = Layout(target.python, options.prune, bytecode.result if bytecode else None)
             gathering = _Gathering(store, batch, layout, bytecode, on_progress or _silent)
-            parts = gathering.run(wheels, jobs)
             layout.add_skeleton(skeleton.put(batch, target.python))
+            parts = gathering.run(wheels, jobs)
             for part in parts:
-                wheel, unpacked = part.wheel, part.unpacked
-                layout.add(wheel.name, unpacked.dist_info, unpacked.rows, wheel.direct, batch.put)
+                layout.complete(part.wheel.name, part.unpacked.dist_info, batch.put)
             manifest = Manifest(
-                target.version, target.abi, target.platform, skeleton.release(), layout.finish()
+                target.version, target.abi, target.platform, skeleton.release(), layout.entries()
             )
         warnings = secrets.check(manifest.entries, lambda entry: store.read(*entry.key))
         _remember(store, parts, bytecode)
@@ -204,15 +204,24 @@ class _Gathering:
         try:
             futures = [threads.submit(self._part, wheel) for wheel in ordered]
             parts = self._results(futures)
-            if any(part.fresh for part in parts):
-                threads.submit(self._batch.flush)
+            self._lay_out(parts)
             if self._bytecode:
+                if any(part.fresh for part in parts):
+                    # While the workers compile; nothing stops the image any more but a crash.
+                    self._batch.publish_so_far()
                 self._bytecode.finish(self._progress)
         finally:
             if self._bytecode:
                 self._bytecode.stop()
             threads.shutdown(cancel_futures=True)
-        return sorted(parts, key=lambda part: part.wheel.name)
+        return parts
+
+    def _lay_out(self, parts: list[_Part]) -> None:
+        for wheel, unpacked, _ in parts:
+            self._layout.add(
+                wheel.name, unpacked.dist_info, unpacked.rows, wheel.direct, self._batch.put
+            )
+        self._layout.check()
 
     def _results(self, futures: list[Future[_Part]]) -> list[_Part]:
         left = set(futures)
@@ -222,7 +231,8 @@ class _Gathering:
             for future in done:
                 future.result()
         self._progress("Unpacking wheels", len(futures), len(futures))
-        return [future.result() for future in futures]
+        parts = [future.result() for future in futures]
+        return sorted(parts, key=lambda part: part.wheel.name)
 
     def _part(self, wheel: Wheel) -> _Part:
         known = kept.recall(self._store, wheel.sha256)

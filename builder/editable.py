@@ -157,8 +157,9 @@ def _spread(
         with store.batch() as batch:
             unpacked = unpack(wheel, digest, batch, store.tmp, lambda row, data: None)
             layout = Layout(site.split("/")[1].removeprefix("python"), (), None)
-            entries = layout.add(owner, unpacked.dist_info, unpacked.rows, True, batch.put)
-        for entry in entries:
+            layout.add(owner, unpacked.dist_info, unpacked.rows, True, batch.put)
+            layout.complete(owner, unpacked.dist_info, batch.put)
+        for entry in layout.entries():
             files[entry.path] = (_bytes(store, entry, prefix, interpreter), entry.executable)
     folder = f"{site}/{unpacked.dist_info}"
     url = {"url": Path(spec.project).as_uri(), "dir_info": {"editable": True}}

@@ -37,6 +37,8 @@ class ConflictError(WainError):
 class Layout:
     """The tree of one image as it grows: add packages in the order of their names.
 
+    First every package with `add`, then `check`; when the bytecode is known, `complete` each.
+
     ``python`` is the minor version (``3.13t`` for free-threaded), ``prune`` the patterns of
     what is left out; ``compiled`` is None for an image without bytecode.
     """
@@ -52,6 +54,7 @@ class Layout:
         self._pruned = matcher(prune)
         self._compiled = compiled
         self._owned: dict[str, Entry] = {}
+        self._placed: dict[str, list[tuple[Entry, str]]] = {}
 
     def compiles(self, row: Row) -> bool:
         """Whether this file of a wheel gets bytecode in the image."""
@@ -66,37 +69,63 @@ class Layout:
         """The environment's own files; first of all."""
         self._owned.update((entry.path, entry) for entry in entries)
 
-    def add(
-        self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put
-    ) -> list[Entry]:
-        """A package's files and what an installer adds to them. Raises ConflictError."""
-        entries = []
+    def add(self, owner: str, dist_info: str, rows: Iterable[Row], direct: bool, put: Put) -> None:
+        """A package's files and what an installer adds to them. Raises ConflictError.
+
+        What is not known yet, bytecode and RECORD, owns its path already.
+        """
+        placed = []
         for row in rows:
             path = self._place(row, owner)
             if self._pruned(path):
                 continue
-            entries.append(Entry(row.kind, row.executable, row.sha256, row.size, owner, path))
-            bytecode = self._compiled(row.sha256) if self._compiled and self.compiles(row) else None
+            bytecode = pyc_path(path, self._python) if self.compiles(row) else ""
+            entry = Entry(row.kind, row.executable, row.sha256, row.size, owner, path)
+            placed.append((entry, bytecode))
+            self._claim(entry)
             if bytecode:
-                entries.append(Entry("file", False, *bytecode, owner, pyc_path(path, self._python)))
+                # Equal for equal sources, whose bytecode is equal too.
+                self._claim(Entry("file", False, f"of {row.sha256}", 0, owner, bytecode))
         written = {"INSTALLER": _INSTALLER} | ({"REQUESTED": b""} if direct else {})
         for name, data in written.items():
-            self._write(entries, f"{self._site}{dist_info}/{name}", owner, data, put)
+            path = f"{self._site}{dist_info}/{name}"
+            if not self._pruned(path):
+                entry = Entry("file", False, *put(data), owner, path)
+                placed.append((entry, ""))
+                self._claim(entry)
         record = f"{self._site}{dist_info}/RECORD"
-        self._write(entries, record, owner, self._record(entries, record), put)
-        for entry in entries:
-            self._claim(entry)
-        return entries
+        if not self._pruned(record):
+            self._claim(Entry("file", False, f"of {owner}", 0, owner, record))
+        self._placed[owner] = placed
 
-    def finish(self) -> list[Entry]:
-        """All entries. Raises ConflictError for a path that is file here and folder there."""
+    def check(self) -> None:
+        """Raises ConflictError for a path that is a file here and a folder there."""
         owned = self._owned
         for path in sorted(folders(owned).intersection(owned)):
             inside = min(other for other in owned if other.startswith(f"{path}/"))
             owners = (owned[path].owner, owned[inside].owner)
             file, folder = map(_who, owners)
             raise ConflictError(path, owners, f"is a file of {file} and a folder of {folder}")
-        return list(owned.values())
+
+    def complete(self, owner: str, dist_info: str, put: Put) -> None:
+        """The bytecode and RECORD of a package that was added, once its sources are compiled."""
+        entries = []
+        for entry, path in self._placed[owner]:
+            entries.append(entry)
+            bytecode = self._compiled(entry.sha256) if self._compiled and path else None
+            if bytecode:
+                entries.append(Entry("file", False, *bytecode, owner, path))
+                self._replace(entries[-1])
+            elif path:
+                self._owned.pop(path, None)
+        record = f"{self._site}{dist_info}/RECORD"
+        if not self._pruned(record):
+            data = self._record(entries, record)
+            self._replace(Entry("file", False, *put(data), owner, record))
+
+    def entries(self) -> Iterable[Entry]:
+        """All files of the image."""
+        return self._owned.values()
 
     def _place(self, row: Row, owner: str) -> str:
         if row.scheme == "lib":
@@ -106,10 +135,6 @@ class Layout:
         if row.scheme == "headers":
             return f"include/site/python{self._python}/{owner}/{row.path}"
         return row.path
-
-    def _write(self, entries: list[Entry], path: str, owner: str, data: bytes, put: Put) -> None:
-        if not self._pruned(path):
-            entries.append(Entry("file", False, *put(data), owner, path))
 
     def _record(self, entries: list[Entry], record: str) -> bytes:
         """RECORD as the specification of installed projects has it.
@@ -129,6 +154,11 @@ class Layout:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(sorted(rows))
         return text.getvalue().encode()
+
+    def _replace(self, entry: Entry) -> None:
+        """What is known now, unless another package, added earlier, owns the same file."""
+        if self._owned[entry.path].owner == entry.owner:
+            self._owned[entry.path] = entry
 
     def _claim(self, entry: Entry) -> None:
         """Own a path, alone or with a package that brings the very same file."""

@@ -46,6 +46,7 @@ class Batch:
         self._staged: dict[Key, str] = {}
         self._names = itertools.count()  # the folder is this batch's own
         self._unmasked: set[int] = set()
+        self._folders: set[str] = set()  # whose names are not known to last yet
 
     def put(self, data: bytes, executable: bool = False) -> tuple[str, int]:
         """Add an object; returns its sha256 and size. Raises StoreError."""
@@ -151,26 +152,38 @@ class Batch:
         except OSError:
             return
 
-    def publish(self) -> None:
-        """Barrier, renames, barrier. Raises StoreError; what has no name yet is discarded."""
-        if not self._staged:
-            return
+    def publish_so_far(self) -> None:
+        """Barrier, renames; while other threads add more. The names last after publish().
+
+        Saves time where something else is computed meanwhile. Raises StoreError.
+        """
+        # Only what was written in full is staged. Taken in one step: others add to it.
+        staged = self._staged.copy()
         try:
-            self._barrier(list(self._staged.values()), durable.sync_file)
-            folders = set()
-            for key, name in self._staged.items():
+            self._barrier(list(staged.values()), durable.sync_file)
+            for key, name in staged.items():
                 path = self._store.object_path(*key)
                 folder = path.rpartition("/")[0]
                 try:
                     os.rename(name, path)
                 except FileNotFoundError:
-                    folders.add(self._make(folder))
+                    self._folders.add(self._make(folder))
                     os.rename(name, path)
-                folders.add(folder)
-            self._barrier(sorted(folders), durable.sync_folder)
+                self._folders.add(folder)
+                # Who looks for the key from now on finds the object.
+                del self._staged[key]
         except OSError as error:
             raise failed(self._store.objects, error) from None
-        self._staged.clear()
+
+    def publish(self) -> None:
+        """Barrier, renames, barrier. Raises StoreError; what has no name yet is discarded."""
+        if self._staged:
+            self.publish_so_far()
+        try:
+            self._barrier(sorted(self._folders), durable.sync_folder)
+        except OSError as error:
+            raise failed(self._store.objects, error) from None
+        self._folders.clear()
 
     def _make(self, folder: str) -> str:
         # Another process may be faster.

@@ -320,7 +320,7 @@ class Store:
         """Collect objects and publish them together when the block ends without an error.
 
         After an error in the block, or when their bytes cannot be made to last, none of them
-        is in the store. Raises StoreError.
+        is in the store but what the block itself published before. Raises StoreError.
         """
         with self.writing():
             area = staging(self.tmp)

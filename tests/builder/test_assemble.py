@@ -120,7 +120,8 @@ def test_record_names_every_file_with_its_hash(build: Build, live: Live, tmp_pat
 
 @pytest.mark.row("W2")
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_two_packages_one_path(build: Build, tmp_path: Path, jobs: int) -> None:
+def test_two_packages_one_path(build: Build, store: Store, tmp_path: Path, jobs: int) -> None:
+    """Who is refused leaves nothing in the store."""
     same = {"shared/__init__.py": "__path__ = []\n"}
     first = make_wheel(tmp_path, "aaa", {**same, "shared/a.py": "1\n"})
     second = make_wheel(tmp_path, "bbb", {**same, "shared/b.py": "2\n"})
@@ -131,6 +132,7 @@ def test_two_packages_one_path(build: Build, tmp_path: Path, jobs: int) -> None:
         build([third, first], jobs=jobs)
     assert caught.value.owners == ("aaa", "ccc")
     assert caught.value.path == f"{SITE}/shared/__init__.py"
+    assert (set(store.keys()), store.manifests()) == (set(image.manifest.objects()), [image.id])
     image = build([third, first], jobs=jobs, prune=("**/shared/__init__.py",))
     assert f"{SITE}/shared/__init__.py" not in paths(image)
 
@@ -335,12 +337,14 @@ def test_a_collection_sweeps_what_was_kept(build: Build, store: Store, tmp_path:
 
 
 @pytest.mark.row("S4")
-@pytest.mark.parametrize("moment", ["publish", "put_manifest", "keep"])
+@pytest.mark.parametrize("moment", ["publish_so_far", "finish", "publish", "put_manifest", "keep"])
 def test_an_assembly_that_dies_leaves_orphans_only(
     build: Build, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     wheel = make_wheel(tmp_path, "demo", {"a.py": "a = 1\n"})
     place = {
+        "publish_so_far": "images.batch.Batch.publish_so_far",
+        "finish": "builder.bytecode.Bytecode.finish",
         "publish": "images.batch.Batch.publish",
         "put_manifest": "images.store.Store.put_manifest",
         "keep": "builder.kept.keep",
@@ -356,7 +360,7 @@ def test_an_assembly_that_dies_leaves_orphans_only(
     assert store.manifests() == []
     assert store.verify() == []
     assert os.listdir(store.tmp) == []
-    assert bool(list(store.keys())) == (moment != "publish")
+    assert bool(list(store.keys())) == (moment != "publish_so_far")
     image = build([wheel])
     assert store.missing(image.manifest.objects()) == []
 
@@ -418,6 +422,29 @@ def test_a_bad_wheel_ends_all_of_it(
             interpreter._replace(executable="/bin/false"), jobs=2,
         )  # fmt: skip
     assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
+
+
+def test_paths_that_are_not_known_to_be_filled_yet_have_an_owner(
+    build: Build, store: Store, tmp_path: Path
+) -> None:
+    """Bytecode and RECORD come last; a conflict over them is found before anything is named."""
+    code = make_wheel(tmp_path, "code", {"m.py": "x = 1\n"})
+    record = f"a-1.0.data/data/{SITE}/code-1.0.dist-info/RECORD"
+    for name, path in (("file", "__pycache__"), ("a", record)):
+        with pytest.raises(ConflictError) as caught:
+            build([code, make_wheel(tmp_path, name, {path: "mine\n"})])
+        assert set(caught.value.owners) == {"code", name}
+        assert list(store.keys()) == []
+
+
+def test_bytecode_of_a_source_of_two_packages(build: Build, tmp_path: Path) -> None:
+    """Also where it does not compile; each RECORD names it, the first package owns it."""
+    files = {"both/good.py": "x = 1\n", "both/bad.py": "def :\n"}
+    wheels = [make_wheel(tmp_path, name, files) for name in ("aaa", "bbb")]
+    owners = paths(build(wheels))
+    tag = f"cpython-{PYTHON.replace('.', '')}"
+    assert owners[f"{SITE}/both/__pycache__/good.{tag}.pyc"] == "aaa"
+    assert f"{SITE}/both/__pycache__/bad.{tag}.pyc" not in owners
 
 
 def test_windows_is_refused(store: Store) -> None:
