@@ -121,3 +121,33 @@ def test_an_interruption_while_it_is_loaded_is_no_traceback() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "wain: error: interrupted; nothing was begun\n")
+
+
+LEAVING = """
+import atexit, sys, tempfile, threading
+import wain.cli
+folder = tempfile.TemporaryDirectory()
+print(folder.name)
+atexit.register(lambda: print("said at the end"))
+def main():
+    print("x" * 300_000)
+    if "thread" in sys.argv:
+        threading.Thread(target=lambda: (threading.Event().wait(0.2), print("thread done"))).start()
+    return 3
+wain.cli.main = main
+from wain.__main__ import start
+sys.exit(start())
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["thread"]])
+def test_nothing_is_lost_at_the_end(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr == ""
+    folder, long, *rest = done.stdout.splitlines()
+    assert not Path(folder).exists()
+    assert long == "x" * 300_000
+    assert rest == ["thread done" for _ in words] + ["said at the end"]
