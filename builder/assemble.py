@@ -136,7 +136,7 @@ def assemble(
             )
         warnings = secrets.check(manifest.entries, lambda entry: store.read(*entry.key))
         _remember(store, parts, bytecode)
-        image_id = store.put_manifest(manifest.to_bytes())
+        image_id = store.put_manifest(manifest)
     return Image(
         image_id,
         manifest,

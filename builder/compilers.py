@@ -6,6 +6,8 @@ they run is bytecode_worker.py, which also says what goes over the pipes.
 
 from __future__ import annotations
 
+import fcntl
+import heapq
 import os
 import queue
 import re
@@ -19,9 +21,13 @@ from images.errors import WainError
 from images.render import Interpreter
 
 # Sources on their way to one worker: it never waits for the next, and little memory is held.
-_IN_FLIGHT = 4
-# Sources waiting for any worker, before whoever submits has to wait.
-_WAITING = 256
+_IN_FLIGHT = 8
+# Bytes of sources waiting for any worker, before whoever submits has to wait.
+_WAITING = 32 << 20
+# Bytes; a worker need not wait for a thread here to read what it has done, or feed it.
+_PIPE = 1 << 20
+# How Linux is asked for that much; other systems have no such call.
+_SET_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)
 # From this release on each source is compiled in a fork of its own (see bytecode_worker.py).
 _FORKED_FROM = (3, 14)
 
@@ -38,12 +44,62 @@ def cache_tag(python: str) -> str:
     return f"cpython-{python.replace('.', '').removesuffix('t')}"
 
 
+class _Waiting:
+    """Sources that wait for a worker, the largest first, so that none is left alone with one."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, _Job]] = []
+        self._bytes = 0
+        self._count = 0
+        self._ended = False
+        changed = threading.Lock()
+        self._more = threading.Condition(changed)
+        self._fewer = threading.Condition(changed)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def put(self, job: _Job, timeout: float) -> bool:
+        """Add one; False when there was no room for it in all this time."""
+        size = len(job[0])
+        with self._more:
+            if not self._fewer.wait_for(lambda: self._bytes < _WAITING, timeout):
+                return False
+            self._bytes += size
+            self._count += 1
+            heapq.heappush(self._heap, (-size, self._count, job))
+            self._more.notify()
+            return True
+
+    def get(self) -> _Job | None:
+        """The next one; None when there will be none any more."""
+        with self._more:
+            while not self._heap and not self._ended:
+                self._more.wait()
+            if not self._heap:
+                return None
+            _, _, job = heapq.heappop(self._heap)
+            self._bytes -= len(job[0])
+            self._fewer.notify_all()
+            return job
+
+    def end(self, *, at_once: bool = False) -> None:
+        """No more will come; ``at_once``: forget those that wait."""
+        with self._more:
+            self._ended = True
+            if at_once:
+                self._heap.clear()
+                self._bytes = 0
+            self._more.notify_all()
+            self._fewer.notify_all()
+
+
 class CompilePool:
     """Workers of the target's interpreter, each fed by one thread and read by another."""
 
     def __init__(self, interpreter: Interpreter, jobs: int) -> None:
         self._interpreter = interpreter
-        self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
+        self._waiting = _Waiting()
         self._error: BaseException | None = None
         self._jobs = jobs
         self._workers: list[_Worker] = []
@@ -57,26 +113,16 @@ class CompilePool:
         job = (source, done)
         with self._starting:
             count = len(self._workers)
-            if count < self._jobs and (not count or self._queue.qsize() >= _IN_FLIGHT * count):
+            if count < self._jobs and (not count or len(self._waiting) >= _IN_FLIGHT * count):
                 self._check()
-                self._workers.append(_Worker(self._interpreter, self._queue, self._fail))
-        while True:
+                self._workers.append(_Worker(self._interpreter, self._waiting, self._fail))
+        self._check()
+        while not self._waiting.put(job, 0.5):
             self._check()
-            try:
-                self._queue.put(job, timeout=0.5)
-            except queue.Full:
-                continue
-            return
 
     def finish(self, tick: Callable[[], None]) -> None:
         """Wait until all is compiled, calling ``tick`` now and then. Raises the first error."""
-        for _ in self._workers:
-            while not self._error:
-                try:
-                    self._queue.put(None, timeout=0.5)
-                except queue.Full:
-                    continue
-                break
+        self._waiting.end()
         for worker in self._workers:
             while worker.busy() and not self._error:
                 tick()
@@ -87,12 +133,7 @@ class CompilePool:
         """End all workers, whatever they are doing."""
         self._fail(None)
         # Whoever still waits for a job finds the end instead.
-        while not self._queue.empty():
-            with suppress(queue.Empty):
-                self._queue.get_nowait()
-        for _ in self._workers:
-            with suppress(queue.Full):
-                self._queue.put_nowait(None)
+        self._waiting.end(at_once=True)
         with self._starting:
             for worker in self._workers:
                 worker.stop()
@@ -109,7 +150,7 @@ class _Worker:
     def __init__(
         self,
         interpreter: Interpreter,
-        jobs: queue.Queue[_Job | None],
+        jobs: _Waiting,
         fail: Callable[[BaseException], None],
     ) -> None:
         self._interpreter = interpreter
@@ -216,7 +257,7 @@ def _start(interpreter: Interpreter) -> subprocess.Popen[bytes]:
     variables["PYTHONHASHSEED"] = "0"
     command = [interpreter.executable, "-S", "-s", "-B", "-W", "ignore", "-X", "utf8", "-c"]
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, text, mode],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -226,3 +267,10 @@ def _start(interpreter: Interpreter) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise CompileError(interpreter.executable, error.strerror or "cannot be run") from None
+    if _SET_PIPE_SIZE is not None:
+        for pipe in (process.stdin, process.stdout):
+            # A user may have only so many bytes in pipes: then they stay small.
+            with suppress(OSError):
+                assert pipe is not None
+                fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+    return process

@@ -2,6 +2,7 @@ from __future__ import annotations
 import __future__
 
 import ftplib
+import functools
 import hashlib
 import importlib.util
 import marshal
@@ -9,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,25 @@ def _dying(interpreter: Interpreter) -> Callable[[Interpreter], subprocess.Popen
         )  # fmt: skip
 
     return start
+
+
+def test_no_more_waits_than_fits(interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever submits waits for room, and then each source is answered, with its own bytecode."""
+    monkeypatch.setattr(compilers, "_WAITING", 1)
+    given = [b"x = %d\n" % number * (number + 1) for number in range(60)]
+    answers: dict[bytes, bytes | None] = {}
+    pool = compilers.CompilePool(interpreter, 2)
+
+    def submit(mine: list[bytes]) -> None:
+        for source in mine:
+            pool.submit(source, functools.partial(answers.__setitem__, source))
+
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(submit, (given[:20], given[20:40], given[40:])))
+        pool.finish(lambda: None)
+    finally:
+        pool.stop()
+    expected = compile_all(interpreter, given)
+    assert [answers[source] for source in given] == expected
+    assert None not in expected
