@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -49,6 +50,39 @@ def open_session(
         keep=keep,
         by=by,
     )
+
+
+class Held:
+    """Sessions that a survey leaves open for the roll-out which follows it at once.
+
+    At most ``most`` of them; each is taken once. Threads may share it; close() ends what is left.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def put(self, host: Host, session: Session) -> bool:
+        """Hold a session, if there is room for it."""
+        with self._lock:
+            if len(self._sessions) >= self._most:
+                return False
+            self._sessions[host.name] = session
+            return True
+
+    def take(self, host: Host) -> Session | None:
+        """The session of a host, which is the caller's from now on."""
+        with self._lock:
+            return self._sessions.pop(host.name, None)
+
+    def close(self, but: Iterable[str] = ()) -> None:
+        """End all sessions, but not those of the hosts named, and take no more."""
+        with self._lock:
+            self._most = 0
+            gone = [self._sessions.pop(name) for name in self._sessions.keys() - set(but)]
+        for session in gone:
+            session.close()
 
 
 def spread(hosts: Iterable[Host], parallel: int) -> float:

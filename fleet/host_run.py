@@ -128,7 +128,11 @@ class HostRun:
 
     def _connect(self, name: str) -> Session:
         with step(self._job, self._host.name, name):
-            self._session = open_session(self._host, self._job.settings, by=self._job.by)
+            job = self._job
+            held = job.held.take(self._host) if job.held else None
+            if held is not None:
+                held.by = dict(job.by)
+            self._session = held or open_session(self._host, job.settings, by=job.by)
         self._facts = self._session.facts
         return self._session
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from fleet.contact import Held
 from fleet.errors import HostError, printable
 from fleet.inventory import Check, Host, Settings
 from fleet.journal import StepRow, now
@@ -59,6 +60,7 @@ class Job:
     by: Mapping[str, str]
     on_step: StepListener = lambda host, step, row: None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    held: Held | None = None  # sessions of the survey that may be gone on with
     names: frozenset[str] = frozenset()  # of the images whose hosts these are; empty: any
 
     @property

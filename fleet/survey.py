@@ -27,27 +27,35 @@ def survey(
     on_progress: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
     question: Callable[[Host, Session], None] = lambda host, session: None,
+    hold: Callable[[Host, Session], bool] = lambda host, session: False,
 ) -> Answers:
     """Every host's facts, or why there are none.
 
     ``keep=False`` writes nothing on any host. With ``keep``, a switch that an earlier process
     of this project left unconfirmed is taken back first: the caller holds the fleet's lock, so
-    that process is dead. ``question`` may ask more in the same connection, in the host's thread.
+    that process is dead. ``question`` may ask more in the same connection, in the host's thread;
+    ``hold`` may then take it over, and says whether it did.
     """
     answers: Answers = {}
 
     def ask(host: Host) -> Facts:
-        with open_session(host, settings, keep=keep, by=by) as session:
+        session = open_session(host, settings, keep=keep, by=by)
+        held = False
+        try:
             pending = session.facts.state.pending
             mine = by is not None and pending and _same_controller(pending.by, by)
             if not (keep and pending and mine):
                 question(host, session)
+                held = hold(host, session)
                 return session.facts
             try:
                 session.revert(pending.generation, "the process that switched is gone")
             except HostError as error:
                 if error.kind != "moved":  # the timer was faster
                     raise
+        finally:
+            if not held:
+                session.close()
         with open_session(host, settings, keep=keep, by=by) as session:
             question(host, session)
             return session.facts

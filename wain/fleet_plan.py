@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fleet.contact import Held
 from fleet.inventory import Host
 from fleet.plan import SWITCH, HostPlan, Plan, make_plan
 from fleet.preflight import Problem
@@ -42,10 +43,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def survey_and_plan(
     fleet: Fleet, hosts: Sequence[Host], wanted: Sequence[Wanted], images: Comparisons,
     by: Mapping[str, str], out: Output, *, keep: bool = False, stage_only: bool = False,
+    held: Held | None = None,
 ) -> Plan:  # fmt: skip
     """Ask the hosts where they stand and whether hooks could run there, and plan from that.
 
     A host that has a wanted image already costs one question and one answer.
+    ``held`` gets the sessions of the first wave's hosts, if it has room for them.
     """
     settings, ids = fleet.inventory.settings, {one.id for one in wanted}
     found: dict[str, list[Problem]] = {}
@@ -54,10 +57,20 @@ def survey_and_plan(
         if session.facts.state.current not in ids and not stage_only:
             found[host.name] = hook_problems(host, session, settings)
 
-    answers = survey(hosts, settings, keep=keep, by=by, on_progress=out.progress, question=ask)
+    def hold(host: Host, session: Session) -> bool:
+        moves = session.facts.state.current not in ids
+        return moves and held is not None and held.put(host, session)
+
+    answers = survey(
+        hosts, settings, keep=keep, by=by, on_progress=out.progress, question=ask, hold=hold
+    )
     note_answers(fleet.journal, answers)
     fleet.remember()
-    return make_plan(hosts, answers, wanted, settings, images, stage_only=stage_only, found=found)
+    plan = make_plan(hosts, answers, wanted, settings, images, stage_only=stage_only, found=found)
+    if held is not None:
+        first = plan.waves[0].hosts if plan.waves else ()
+        held.close(but={one.host for one in plan.hosts if one.action == SWITCH} & set(first))
+    return plan
 
 
 def show_plan(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from fleet import journal as journals
 from fleet import reported
+from fleet.contact import Held
 from fleet.control import Control
 from fleet.inventory import Host
 from fleet.lock import holder_of
@@ -66,10 +68,10 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
             out.say(line)
         wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
         why = f"rollout {args.image}" + (f": {args.reason}" if args.reason else "")
-        with at_work(fleet, why, hurry=not ask) as images:
+        with at_work(fleet, why, hurry=not ask) as images, _held(fleet, ask) as held:
             fleet.keep([*(one.id for one in wanted), *_ids(fleet)])
             by = fleet.by(reason=args.reason, ticket=args.ticket)
-            plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, args.stage_only)
+            plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, held, args.stage_only)
             if args.plan and not plan.digest.startswith(args.plan):
                 raise DifferenceError(
                     "plan", f"is {plan.digest[:16]} now, not {args.plan[:16]}",
@@ -86,7 +88,7 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
             number = _begin(fleet, plan, by, args, changes(plan, by_id, images))
             return _execute(
                 fleet, out, number, plan, hosts, wanted, images, by, {},
-                approve=args.approve, asking=ask, pins=pins,
+                approve=args.approve, asking=ask, pins=pins, held=held,
             )  # fmt: skip
 
 
@@ -110,7 +112,8 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             out.result({"rollout": rollout.id, "ordered": "resume"})
             return 0
         ask = must_ask(args, out, "fleet resume")
-        with at_work(fleet, f"resume {rollout.id}", hurry=not ask) as images:
+        why = f"resume {rollout.id}"
+        with at_work(fleet, why, hurry=not ask) as images, _held(fleet, ask) as held:
             hosts, wanted = going_on(fleet.inventory, fleet.catalog, rollout, fleet.journal)
             pins = fleet.pins()
             _refuse_quarantined(fleet, wanted, {})
@@ -118,7 +121,7 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
             by = fleet.by(reason=rollout.reason, ticket=rollout.ticket)
             stage_only = bool(rollout.plan["settings"].get("stage_only"))
-            plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, stage_only)
+            plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, held, stage_only)
             before = _before(fleet, rollout.number, plan)
             left = sum(one.host not in before and one.action == SWITCH for one in plan.hosts)
             if ask and not out.confirm(f"Go on with {rollout.id}, {hosts_text(left)} left?"):
@@ -127,8 +130,21 @@ def run_resume(args: argparse.Namespace, out: Output) -> int:
             fleet.journal.set_state(rollout.number, journals.RUNNING)
             return _execute(
                 fleet, out, rollout.number, plan, hosts, wanted, images, by, before,
-                approve=args.approve, asking=ask, pins=pins,
+                approve=args.approve, asking=ask, pins=pins, held=held,
             )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _held(fleet: Fleet, ask: bool) -> Iterator[Held | None]:
+    """Where the survey's sessions wait for the roll-out; nowhere when a person is asked first."""
+    if ask:
+        yield None
+        return
+    held = Held(fleet.inventory.settings.parallel)
+    try:
+        yield held
+    finally:
+        held.close()
 
 
 def _before(fleet: Fleet, number: int, plan: Plan) -> dict[str, Outcome]:
@@ -144,9 +160,11 @@ def _before(fleet: Fleet, number: int, plan: Plan) -> dict[str, Outcome]:
 
 def _survey_and_plan(
     fleet: Fleet, hosts: tuple[Host, ...], wanted: list[Wanted], images: Comparisons,
-    by: Mapping[str, str], out: Output, stage_only: bool,
+    by: Mapping[str, str], out: Output, held: Held | None, stage_only: bool,
 ) -> Plan:  # fmt: skip
-    plan = survey_and_plan(fleet, hosts, wanted, images, by, out, keep=True, stage_only=stage_only)
+    plan = survey_and_plan(
+        fleet, hosts, wanted, images, by, out, keep=True, stage_only=stage_only, held=held
+    )
     reported.remember_images(fleet.journal, [one.record() for one in wanted])
     _refuse_quarantined(fleet, wanted, {host.host: host for host in plan.hosts})
     return plan
@@ -206,12 +224,14 @@ def _execute(
     fleet: Fleet, out: Output, number: int, plan: Plan, hosts: tuple[Host, ...],
     wanted: list[Wanted], images: Comparisons, by: Mapping[str, str],
     before: Mapping[str, Outcome], *, approve: bool, asking: bool, pins: tuple[str, ...],
+    held: Held | None,
 ) -> int:  # fmt: skip
     control = Control(fleet.journal)
     control.watch(number)
     display = Display(out, control, plan.count(SWITCH))
     settings = fleet.inventory.settings
-    job = Job(replace(settings, pins=pins), {**by, "rollout": f"r{number}", "plan": plan.digest})
+    who = {**by, "rollout": f"r{number}", "plan": plan.digest}
+    job = Job(replace(settings, pins=pins), who, held=held)
     rollout = Rollout(
         number=number, plan=plan, hosts=hosts, wanted=wanted, images=images,
         journal=fleet.journal, control=control, job=job, before=before, approve=approve,
