@@ -50,8 +50,8 @@ class Zstd:
 
     def decompress(self, data: bytes, limit: int) -> bytes:
         """What these bytes make, cut off soon after ``limit``. Raises ValueError for no zstd."""
-        source = ctypes.create_string_buffer(data, len(data))
-        into = _Buffer(ctypes.addressof(source), len(data), 0)
+        # Not copied: "data" stays where it is, and is not changed, for as long as this runs.
+        into = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
         parts = []
         total = 0
         while total <= limit:

@@ -119,10 +119,10 @@ class Pack:
             self._done = True
             self._grown.notify_all()
 
-    def _append(self, write: Callable[[bytes], int | None], data: bytes) -> None:
+    def _append(self, write: Callable[[memoryview], int | None], data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[write(bytes(view)) or 0 :]
+            view = view[write(view) or 0 :]
         with self._grown:
             self._size += len(data)
             self._grown.notify_all()
@@ -158,13 +158,13 @@ class Packs:
         wanted = set(missing)
         zstd = zstd and zstandard is not None
         keys = "".join(f"{key[0]}{key[1]:d}" for key in sorted(wanted))
-        name = sha256(f"{zstd:d}{keys}".encode())
+        name = sha256(f"{zstd:d}{keys}".encode()).hexdigest()
         with self._lock:
-            pack = self._packs.get(name.hexdigest())
+            pack = self._packs.get(name)
             if pack is None:
-                path = Path(self._folder.name) / name.hexdigest()
+                path = Path(self._folder.name) / name
                 path.touch()
-                pack = self._packs[name.hexdigest()] = Pack(path)
+                pack = self._packs[name] = Pack(path)
                 # Neighbours in the tree resemble each other; neighbours in hash do not.
                 order = list(dict.fromkeys(e.key for e in manifest.entries if e.key in wanted))
                 thread = threading.Thread(
@@ -222,7 +222,7 @@ def _blocks(parts: Iterable[bytes]) -> Iterator[Parts]:
 def _deflated(parts: Parts) -> bytes:
     plain = b"".join(parts)
     # Bare: the host checks every object by its sha256, so another checksum would be for nothing.
-    return _block(1, compress(plain, LEVEL, -15), plain)
+    return _block(1, [compress(plain, LEVEL, -15)], [plain])
 
 
 def _zstd(parts: Parts) -> bytes:
@@ -234,13 +234,14 @@ def _zstd(parts: Parts) -> bytes:
         packed.append(compressor.compress(part))
         packed.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     packed.append(compressor.flush())
-    return _block(2, b"".join(packed), b"".join(parts))
+    return _block(2, packed, parts)
 
 
-def _block(method: int, packed: bytes, plain: bytes) -> bytes:
-    if len(packed) >= len(plain):
-        method, packed = 0, plain
-    return bytes([method]) + len(packed).to_bytes(4, "big") + len(plain).to_bytes(4, "big") + packed
+def _block(method: int, packed: Parts, plain: Parts) -> bytes:
+    size, length = sum(map(len, plain)), sum(map(len, packed))
+    if length >= size:
+        method, packed, length = 0, plain, size
+    return b"".join([bytes([method]), length.to_bytes(4, "big"), size.to_bytes(4, "big"), *packed])
 
 
 def _cores() -> int:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE = 15  # seconds
+PACKET = 1 << 15  # bytes: a server takes no more at once, and what is beyond is copied in vain
 # Cheapest first; the default order of the library tries CBC before GCM.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _BUSY = ("Error reading SSH protocol banner", "Connection reset", "Connection lost")
@@ -95,7 +96,7 @@ class SshChannel:
         while view:
             self._channel.settimeout(_left(deadline))
             with _broken():
-                view = view[self._channel.send(bytes(view[: 1 << 18])) :]
+                view = view[self._channel.send(bytes(view[:PACKET])) :]
 
     def ready(self) -> bool:
         """Whether there is something to read."""

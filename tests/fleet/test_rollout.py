@@ -6,9 +6,14 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fleet.contact import Held
+from fleet.inventory import Host
+from fleet.session import Session
+from fleet.transport import Channel, LocalTransport
 from images.store import Store
 from tests.support.fleets import Project
 
@@ -38,6 +43,44 @@ def test_a_first_rollout_then_nothing_to_do(project: Project) -> None:
     # Not one write on the host.
     after = sorted((path, path.lstat().st_mtime_ns) for path in project.root("h1").rglob("*"))
     assert after == before
+
+
+def test_the_surveys_connection_is_gone_on_with_and_another_confirms(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    real = LocalTransport.open
+
+    def count(self: LocalTransport, argv: list[str], deadline: float) -> Channel:
+        opened.append(real(self, argv, deadline))
+        return opened[-1]
+
+    monkeypatch.setattr(LocalTransport, "open", count)
+    project.write(2, waves=["label:canary", "100%"])
+    image = project.image("v1")
+    assert project.wain("rollout", "shop:v1", "--yes").code == 0
+    # The survey of both, the second wave's own, and a confirmation of each.
+    assert len(opened) == 5
+    assert all(one.status() is not None for one in opened)
+    # A connection that is lost meanwhile is made again.
+    project.write(1)
+    project.image("v2")
+    monkeypatch.setattr(Held, "put", put_and_break(opened))
+    ran = project.wain("rollout", "shop:v2", "--yes")
+    assert (ran.code, ran.states()) == (0, {"h1": "succeeded"})
+    assert project.currents()["h1"] not in (None, image)
+    assert all(one.status() is not None for one in opened)
+
+
+def put_and_break(opened: list[Any]) -> Any:
+    real = Held.put
+
+    def put(self: Held, host: Host, session: Session) -> bool:
+        held = real(self, host, session)
+        opened[-1].close()
+        return held
+
+    return put
 
 
 def test_only_what_changed_is_sent_and_rollback_sends_nothing(project: Project) -> None:
