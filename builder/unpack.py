@@ -5,13 +5,14 @@ from __future__ import annotations
 import configparser
 import csv
 import io
+import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from installer import install
 from installer.destinations import WheelDestination
@@ -71,26 +72,43 @@ class _Source(WheelFile):
     def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
         self.filename = filename
         self.row: tuple[str, str, str] = ("", "", "")
+        self._archive = archive
         super().__init__(archive)
 
+    @property
+    def dist_info_filenames(self) -> list[str]:
+        """As `installer` finds them, without splitting every path of the wheel."""
+        base = f"{self.dist_info_dir}/"
+        names = self._archive.namelist()
+        return [name[len(base) :] for name in names if name.startswith(base) and name[-1] != "/"]
+
     def get_contents(self) -> Iterator[WheelContentElement]:
-        listed = {row[0] for row in parse_record_file(self.read_dist_info("RECORD").splitlines())}
+        """As `installer` does, but only what is installed, and only what RECORD lists, once."""
+        rows = parse_record_file(self.read_dist_info("RECORD").splitlines())
+        listed = {row[0]: row for row in rows}
+        info = self.dist_info_dir
         seen = set()
-        for row, stream, executable in super().get_contents():
-            path = row[0]
+        for item in self._archive.infolist():
+            path = item.filename
+            if path[-1:] == "/":
+                continue
             if path in seen:
                 raise WheelContentError(self.filename, f"holds {path!a} twice")
             seen.add(path)
             folder, _, name = path.rpartition("/")
-            if folder == self.dist_info_dir and name in _NOT_INSTALLED:
+            if folder == info and name in _NOT_INSTALLED:
                 continue
             if "__pycache__" in folder.split("/"):
                 # Bytecode comes from the source that stands beside it, never from a wheel.
                 continue
-            if path not in listed:
+            row = listed.get(path)
+            if row is None:
                 raise WheelContentError(self.filename, f"holds {path!a}, which RECORD lacks")
             self.row = row
-            yield row, stream, executable
+            mode = item.external_attr >> 16
+            with self._archive.open(item) as stream:
+                executable = stat.S_ISREG(mode) and mode & 0o111 != 0
+                yield row, cast("BinaryIO", stream), executable
 
 
 def unpack(
