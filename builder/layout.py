@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from builder import skeleton
 from builder.bytecode import pyc_path
@@ -34,6 +35,17 @@ class ConflictError(WainError):
         super().__init__(path, what, "leave one out: prune in [image], or drop a package")
 
 
+_RecordRow = tuple[str, str, str]
+
+
+class _Placed(NamedTuple):
+    """A file of a package: its row in RECORD, its object, its bytecode's path if it gets any."""
+
+    row: _RecordRow
+    sha256: str
+    bytecode: str
+
+
 class Layout:
     """The tree of one image as it grows: add packages in the order of their names.
 
@@ -54,7 +66,7 @@ class Layout:
         self._pruned = matcher(prune)
         self._compiled = compiled
         self._owned: dict[str, Entry] = {}
-        self._placed: dict[str, list[tuple[Entry, str]]] = {}
+        self._placed: dict[str, list[_Placed]] = {}
 
     def compiles(self, row: Row) -> bool:
         """Whether this file of a wheel gets bytecode in the image."""
@@ -81,7 +93,7 @@ class Layout:
                 continue
             bytecode = pyc_path(path, self._python) if self.compiles(row) else ""
             entry = Entry(row.kind, row.executable, row.sha256, row.size, owner, path)
-            placed.append((entry, bytecode))
+            placed.append(_Placed(self._listed(entry), entry.sha256, bytecode))
             self._claim(entry)
             if bytecode:
                 # Equal for equal sources, whose bytecode is equal too.
@@ -91,7 +103,7 @@ class Layout:
             path = f"{self._site}{dist_info}/{name}"
             if not self._pruned(path):
                 entry = Entry("file", False, *put(data), owner, path)
-                placed.append((entry, ""))
+                placed.append(_Placed(self._listed(entry), entry.sha256, ""))
                 self._claim(entry)
         record = f"{self._site}{dist_info}/RECORD"
         if not self._pruned(record):
@@ -109,18 +121,21 @@ class Layout:
 
     def complete(self, owner: str, dist_info: str, put: Put) -> None:
         """The bytecode and RECORD of a package that was added, once its sources are compiled."""
-        entries = []
-        for entry, path in self._placed[owner]:
-            entries.append(entry)
-            bytecode = self._compiled(entry.sha256) if self._compiled and path else None
+        rows = []
+        for row, source, path in self._placed[owner]:
+            rows.append(row)
+            bytecode = self._compiled(source) if self._compiled and path else None
             if bytecode:
-                entries.append(Entry("file", False, *bytecode, owner, path))
-                self._replace(entries[-1])
+                rows.append((self._from_site(path), "", ""))
+                self._replace(Entry("file", False, *bytecode, owner, path))
             elif path:
                 self._owned.pop(path, None)
         record = f"{self._site}{dist_info}/RECORD"
         if not self._pruned(record):
-            data = self._record(entries, record)
+            rows.append((self._from_site(record), "", ""))
+            text = io.StringIO(newline="")
+            csv.writer(text, lineterminator="\n").writerows(sorted(rows))
+            data = text.getvalue().encode()
             self._replace(Entry("file", False, *put(data), owner, record))
 
     def entries(self) -> Iterable[Entry]:
@@ -136,24 +151,21 @@ class Layout:
             return f"include/site/python{self._python}/{owner}/{row.path}"
         return row.path
 
-    def _record(self, entries: list[Entry], record: str) -> bytes:
-        """RECORD as the specification of installed projects has it.
+    def _listed(self, entry: Entry) -> _RecordRow:
+        """A file in RECORD, as the specification of installed projects has it.
 
-        Paths are relative to site-packages. No hash for scripts, whose bytes depend on the
-        prefix, for bytecode, and for RECORD itself.
+        No hash for scripts, whose bytes depend on the prefix, for bytecode, and for RECORD itself.
         """
-        up = "../" * self._site.count("/")
-        rows = [(record.removeprefix(self._site), "", "")]
-        for entry in entries:
-            path = entry.path
-            path = path.removeprefix(self._site) if path.startswith(self._site) else up + path
-            if entry.kind != "file" or path.endswith(".pyc"):
-                rows.append((path, "", ""))
-            else:
-                rows.append((path, f"sha256={record_hash(entry.sha256)}", str(entry.size)))
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(sorted(rows))
-        return text.getvalue().encode()
+        path = self._from_site(entry.path)
+        if entry.kind != "file" or path.endswith(".pyc"):
+            return path, "", ""
+        return path, f"sha256={record_hash(entry.sha256)}", str(entry.size)
+
+    def _from_site(self, path: str) -> str:
+        """A path as RECORD has it: relative to site-packages."""
+        if path.startswith(self._site):
+            return path.removeprefix(self._site)
+        return "../" * self._site.count("/") + path
 
     def _replace(self, entry: Entry) -> None:
         """What is known now, unless another package, added earlier, owns the same file."""
