@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.utils import parse_wheel_filename
 
 from builder import places
 from builder.buildlock import find_build_lock
 from builder.built import WheelFile, built_wheel
-from builder.fetch import Fetched, fetch
 from builder.hermetic import stop_running
 from builder.requirements import project_name
 from builder.sdist import Built, build_project, build_sdist
@@ -29,6 +28,9 @@ from images.errors import WainError
 from wheelhouse.index import Wheelhouse
 from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
+
+if TYPE_CHECKING:
+    from builder.fetch import Fetched
 
 Progress = Callable[[str, int, int], None]
 
@@ -94,6 +96,9 @@ def _fill(
     reproduce: bool,
     on_progress: Progress,
 ) -> Filled:
+    # Here: a filled wheelhouse is looked at often, and loads no HTTP client for it.
+    from builder.fetch import fetch
+
     locks = {target.name: lock_of(spec, target) for target in targets}
     tasks, kept = _tasks(spec, locks, wheelhouse, reproduce)
     built_names = {task.package.file.sha256 for task in tasks}
@@ -206,6 +211,8 @@ def make_project(
 
     The files of its build lock are fetched where they are missing. Raises WainError.
     """
+    from builder.fetch import fetch
+
     full = lock_of(spec, target).target
     folder = Path(spec.project)
     build_lock = build_lock_of(spec, project_name(folder), target.name)
