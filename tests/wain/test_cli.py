@@ -80,6 +80,12 @@ def test_every_command_has_help_with_exit_codes(
     assert "130  interrupted" in capsys.readouterr().out
 
 
+def test_the_store_s_action_has_help_with_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "verify", "--help"]) == 0
+    assert "Hash every object again" in (text := capsys.readouterr().out)
+    assert "6  locked by someone else" in text
+
+
 def test_options_stand_before_or_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--json", "--version"]) == 0
     assert '"version"' in capsys.readouterr().out
