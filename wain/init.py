@@ -23,6 +23,7 @@ name = {name}
 [targets.default]
 python = "{python}"
 {platform}
+
 # A package index of your own; the names in `projects` come from there and from nowhere else.
 # Without any, pip's configuration decides.
 # [[index]]
