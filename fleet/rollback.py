@@ -7,7 +7,7 @@ are to go back. The host itself checks the target first and refuses a damaged on
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fleet.contact import open_session
 from fleet.errors import HostError
@@ -31,12 +31,18 @@ from fleet.steps import (
 
 
 def roll_back(
-    job: Job, host: Host, *, to: Sequence[str] | None = None, deep: bool = False
+    job: Job,
+    host: Host,
+    *,
+    to: Sequence[str] | None = None,
+    deep: bool = False,
+    quarantined: Mapping[str, str] | None = None,
 ) -> Outcome:
     """The ordered rollback: to a kept release, default the previous one; then hooks and health.
 
-    ``to`` has an image for each target: the one that the host has is meant. Nothing goes further
-    back when a hook or check fails then: the error says which.
+    ``to`` has an image for each target: the one that the host has is meant. ``quarantined``
+    images, with why, are refused here even where they once worked. Nothing goes further back
+    when a hook or check fails then: the error says which.
     """
     began = time.monotonic()
     session: Session | None = None
@@ -48,9 +54,11 @@ def roll_back(
             return _outcome(host, UNCHANGED, session, began)
         for problem in name_problems(session.facts, job.names):
             raise HostError(host.name, problem.kind, problem.text)
+        kept = _kept(to, state.releases)
+        _not_quarantined(host, kept or state.previous, quarantined or {})
         with step(job, host.name, "rollback"):
             image, generation = session.rollback(
-                _kept(to, state.releases), state.current, generation=state.generation, deep=deep
+                kept, state.current, generation=state.generation, deep=deep
             )
         error, kind = "", ""
         try:
@@ -67,6 +75,14 @@ def roll_back(
     finally:
         if session is not None:
             session.close()
+
+
+def _not_quarantined(host: Host, image: str | None, quarantined: Mapping[str, str]) -> None:
+    if image is not None and image in quarantined:
+        raise HostError(
+            host.name, "quarantined", f"image {image[:12]} is quarantined: {quarantined[image]}",
+            f"wain fleet quarantine --clear {image[:12]} --reason …, or --to another release",
+        )  # fmt: skip
 
 
 def _kept(to: Sequence[str] | None, releases: Sequence[str]) -> str | None:

@@ -73,9 +73,14 @@ def roll_back_all(
         fresh.append(answer)
         on_event(Event("host", host=host.name, text=answer.state))
 
+    quarantined = journal.quarantined()
+
+    def back(host: Host) -> Outcome:
+        return roll_back(job, host, to=to, deep=deep, quarantined=quarantined)
+
     on_event(Event("wave", text="rollback", wave=0, total=len(hosts)))
     ask_all(
-        hosts, job.settings, lambda host: roll_back(job, host, to=to, deep=deep), take,
+        hosts, job.settings, back, take,
         limit=job.limit, stopped=lambda: bool(control.interrupts), on_tick=tick,
     )  # fmt: skip
     tick()

@@ -182,6 +182,27 @@ def test_a_failing_health_check_on_the_canary_stops_and_reverts(project: Project
 
 
 @pytest.mark.row("A6")
+def test_no_host_goes_back_to_an_image_that_failed_on_another(project: Project) -> None:
+    waves = ["label:canary", "100%"]
+    project.write(2, waves=waves)
+    old, new = project.image("v1"), project.image("v2")
+    assert project.wain("rollout", "shop:v1", "--yes").code == 0
+    assert project.wain("rollout", "shop:v2", "--yes").code == 0
+    project.write(2, waves=waves, health=["false"])
+    assert project.wain("rollout", "shop:v1", "--yes").states() == {
+        "h1": "reverted", "h2": "untouched",
+    }  # fmt: skip
+    project.write(2, waves=waves)
+    ran = project.wain("rollback", "--yes")
+    assert (ran.code, ran.states()) == (1, {"h1": "failed", "h2": "failed"})
+    assert "quarantined" in ran.document["hosts"]["h2"]["error"]
+    assert set(project.currents().values()) == {new}
+    project.wain("quarantine", "shop:v1", "--clear", "--reason", "was the check")
+    assert project.wain("rollback", "--yes").code == 0
+    assert set(project.currents().values()) == {old}
+
+
+@pytest.mark.row("A6")
 def test_a_hanging_health_check_ends_at_its_deadline(project: Project) -> None:
     project.write(1, health=[{"run": "sleep 60", "timeout": "300ms"}])
     project.image("v1")
