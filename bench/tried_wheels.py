@@ -120,19 +120,6 @@ def tried_set(folder: Path) -> list[Result]:
     ]  # fmt: skip
 
 
-def _wain(folder: Path, *words: str) -> dict[str, object]:
-    result = subprocess.run(
-        [*WAIN, "-C", str(folder), *words, "--json"],
-        env={**os.environ, "WAIN_STORE": str(folder / "store")},
-        capture_output=True,
-        check=False,
-    )
-    if result.returncode:
-        raise RuntimeError(f"wain {' '.join(words)}:\n{result.stderr.decode(errors='replace')}")
-    document: dict[str, object] = json.loads(result.stdout)
-    return document
-
-
 def _installed(folder: Path, project: Path, count: int) -> list[Result]:
     """What pip and uv install of the target `here`, from the index and from both locks.
 

@@ -20,9 +20,10 @@ from images.home import make_state_folder
 from images.roots import Roots, read_tags, tags_path
 from images.store import Freed, Store
 from images.swap import remove_tree
+from images.worklist import WORK_LISTS
 
 LATEST = "latest"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ID = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -234,7 +235,7 @@ class Catalog:
         Raises UsageError for what cannot be a name, WainError when nothing is called so.
         """
         base, colon, tag = name.partition(":")
-        if not _NAME.fullmatch(base) or (colon and not _NAME.fullmatch(tag)):
+        if not NAME.fullmatch(base) or (colon and not NAME.fullmatch(tag)):
             what = f"{name!a} names no image"
             raise UsageError("", what, "name, name:tag, or an id of 8 or more digits")
         tags = self.tags()
@@ -300,7 +301,7 @@ class Catalog:
 
     def _sweep(self, live: set[str], checkouts: set[str]) -> None:
         """What belongs to images that are gone, checkouts that nobody uses."""
-        for folder in ("images", "signatures", "worklists"):
+        for folder in ("images", "signatures", WORK_LISTS):
             for name in _names(f"{self.store.root}/{folder}"):
                 if name.partition(".")[0] not in live:
                     durable.discard(f"{self.store.root}/{folder}/{name}")
@@ -316,7 +317,7 @@ def known(tags: Mapping[str, object]) -> str:
 
 def check_tag(tag: str) -> str:
     """*tag* when it may be one. Raises UsageError."""
-    if not _NAME.fullmatch(tag):
+    if not NAME.fullmatch(tag):
         raise UsageError("", f"{tag[:60]!a} cannot be a tag", "letters, digits, . _ -")
     return tag
 

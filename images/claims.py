@@ -12,11 +12,12 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from images.catalog import NAME
+
 if TYPE_CHECKING:
     from images.catalog import ImageDocument
     from images.manifest import Entry, Manifest
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _METADATA = re.compile(r"lib/python[0-9.]+t?/site-packages/[^/]+\.dist-info/METADATA")
 
 
@@ -35,7 +36,7 @@ def shape_problem(document: ImageDocument, manifest: Manifest) -> str:
         ("target", document.target.name),
         *(("name", alias) for alias in document.aliases),
     ):
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             return f"its {what} {name[:60]!a} cannot be one"
     target = document.target
     found = f"{target.python} {target.abi} {target.platform}"

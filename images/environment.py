@@ -35,10 +35,7 @@ from images.thin import (
     split,
 )
 from images.tree import Checkout, Drift, checkout, scan
-from images.worklist import WorkList
-
-WORK_LISTS = "worklists"
-"""The folder of a store where the work lists of images are kept."""
+from images.worklist import WORK_LISTS, WorkList
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from images.manifest import Entry
 
+WORK_LISTS = "worklists"
+"""The folder of a store where the work lists of images are kept."""
+
 _MAGIC = b"wain-worklist 1 "
 # A folder with more than this below it is divided, so that no process waits long for another.
 PIECE = 200

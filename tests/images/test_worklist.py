@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import images.worklist
 from images.catalog import Catalog
-from images.environment import WORK_LISTS, image_header, recreate
+from images.environment import image_header, recreate
 from images.interpreter import running_interpreter
 from images.layout import SuspectError
 from images.manifest import Entry, Manifest
 from images.store import Store, object_name
-from images.worklist import WorkList
+from images.worklist import WORK_LISTS, WorkList
 from tests.support.made_images import make_image, module, regular
 
 HERE = running_interpreter()[1]
