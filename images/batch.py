@@ -15,7 +15,9 @@ from images.layout import (
     FIXED_NS,
     ObjectError,
     failed,
+    object_name,
 )
+from images.shards import Shards
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Batch:
         self._descriptor = descriptor
         self._staged: dict[Key, str] = {}
         self._names = itertools.count()  # the folder is this batch's own
+        self._shards = Shards(store.objects, folder)
         self._unmasked: set[int] = set()
         self._folders: set[str] = set()  # whose names are not known to last yet
 
@@ -53,7 +56,7 @@ class Batch:
         sha256 = _sha256(data).hexdigest()
         key = (sha256, executable)
         if key not in self._staged and not self._store.is_present(key, len(data)):
-            self._keep(key, self._write(executable, lambda fd: durable.write_all(fd, data)))
+            self._add(key, data)
         return sha256, len(data)
 
     def put_known(self, key: Key, data: bytes) -> None:
@@ -64,7 +67,30 @@ class Batch:
                 key, self._store.object_path(*key), f"bytes of {found} came", "send it again"
             )
         if key not in self._staged:
-            self._keep(key, self._write(key[1], lambda fd: durable.write_all(fd, data)))
+            self._add(key, data)
+
+    def _add(self, key: Key, data: bytes) -> None:
+        def fill(descriptor: int) -> None:
+            durable.write_all(descriptor, data)
+
+        try:
+            sharded = self._shards.enter(key[0][:2])
+        except OSError as error:
+            raise failed(self._store.objects, error) from None
+        if not sharded:
+            self._keep(key, self._write(self._name(key), key[1], fill))
+            return
+        try:
+            self._staged[key] = self._write(f"{self._folder}/{object_name(*key)}", key[1], fill)
+        except FileExistsError:
+            # Another thread is writing the same: its own copy may yet fail.
+            self._keep(key, self._write(self._name(key), key[1], fill))
+        finally:
+            self._shards.leave()
+
+    def _name(self, key: Key) -> str:
+        """A name of its own; long ones make for short searches when the folder is large."""
+        return f"{self._folder}/{next(self._names)}-{key[0][2:]}"
 
     def put_file(
         self,
@@ -95,7 +121,7 @@ class Batch:
                 count += len(block)
                 durable.write_all(descriptor, block)
 
-        name = self._write(executable, copy)
+        name = self._write(f"{self._folder}/{next(self._names)}", executable, copy)
         found = digest.hexdigest()
         short = size is not None and count < size
         if short or (sha256 is not None and found != sha256):
@@ -109,11 +135,16 @@ class Batch:
             self._keep((found, executable), name)
         return found, count
 
-    def _write(self, executable: bool, fill: Callable[[int], None]) -> str:
-        name = f"{self._folder}/{next(self._names)}"
+    def _write(self, name: str, executable: bool, fill: Callable[[int], None]) -> str:
+        """Raises FileExistsError, and StoreError for all else; then there is no such file."""
         mode = EXECUTABLE_MODE if executable else FILE_MODE
         try:
             descriptor = os.open(name, _CREATE, mode)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise failed(self._store.objects, error) from None
+        try:
             try:
                 fill(descriptor)
                 if mode not in self._unmasked:
@@ -157,11 +188,12 @@ class Batch:
 
         Saves time where something else is computed meanwhile. Raises StoreError.
         """
+        self._shards.settle()
         # Only what was written in full is staged. Taken in one step: others add to it.
         staged = self._staged.copy()
         try:
             self._barrier(list(staged.values()), durable.sync_file)
-            for key, name in staged.items():
+            for key, name in self._not_renamed(staged).items():
                 path = self._store.object_path(*key)
                 folder = path.rpartition("/")[0]
                 try:
@@ -174,6 +206,22 @@ class Batch:
                 del self._staged[key]
         except OSError as error:
             raise failed(self._store.objects, error) from None
+
+    def _not_renamed(self, staged: dict[Key, str]) -> dict[Key, str]:
+        """Name all there is of a new prefix at once; what is left has to be named one by one."""
+        objects, skip = self._store.objects, len(self._folder) + 1
+        shards: dict[str, dict[str, Key]] = {}
+        for key, path in staged.items():
+            prefix, _, name = path[skip:].partition("/")
+            if name:
+                shards.setdefault(prefix, {})[name] = key
+        left = staged.copy()
+        for prefix, keys in shards.items():
+            if self._shards.publish(prefix, keys):
+                self._folders |= {objects, f"{objects}/{prefix}"}
+                for key in keys.values():
+                    del left[key], self._staged[key]
+        return left
 
     def publish(self) -> None:
         """Barrier, renames, barrier. Raises StoreError; what has no name yet is discarded."""

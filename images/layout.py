@@ -55,6 +55,12 @@ def is_sound(status: os.stat_result, executable: bool, size: int | None = None) 
     )
 
 
+def object_name(sha256: str, executable: bool) -> str:
+    """An object's path below the objects folder."""
+    name = f"{sha256[:2]}/{sha256[2:]}"
+    return name + ".x" if executable else name
+
+
 def failed(path: str, error: OSError) -> StoreError:
     """What the system said about a path, as an error of the store."""
     return StoreError(path, error.strerror or str(error))

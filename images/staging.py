@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def staging(parent: str) -> Iterator[tuple[str, int]]:
     """A fresh folder below ``parent`` that lives as long as the block.
 
-    Yields its path and an open descriptor of it. Holds plain files only. Raises OSError.
+    Yields its path and an open descriptor of it. Holds files, and folders of files. Raises
+    OSError.
     """
     import fcntl
 
@@ -69,7 +70,10 @@ def clean_staging(parent: str) -> None:
 def _remove(folder: str) -> None:
     try:
         for name in names(folder):
-            discard(f"{folder}/{name}")
+            path = f"{folder}/{name}"
+            discard(path)
+            if os.path.isdir(path) and not os.path.islink(path):
+                _remove(path)
         os.rmdir(folder)
     except OSError:
         return

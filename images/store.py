@@ -32,6 +32,7 @@ from images.layout import (
     SuspectError,
     failed,
     is_sound,
+    object_name,
 )
 from images.manifest import Manifest
 from images.parallel import parallel
@@ -407,9 +408,3 @@ def _all(descriptor: int) -> bytes:
         data = os.read(descriptor, hashing.BLOCK)
         parts.append(data)
     return b"".join(parts)
-
-
-def object_name(sha256: str, executable: bool) -> str:
-    """An object's path below the objects folder."""
-    name = f"{sha256[:2]}/{sha256[2:]}"
-    return name + ".x" if executable else name

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+from images.layout import object_name
 from images.manifest import Manifest
-from images.store import object_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
