@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from builder import places
+from builder.locks import build_lock_path
 from builder.proof import Gap, ProofError
 from builder.requirements import project_name
 from builder.resolve import resolve_requirements
@@ -50,7 +51,6 @@ class BuildLocking:
         ]
         if not wanted and not self.spec.project:
             return {}
-        from builder import buildlock
         from wheelhouse.index import Wheelhouse
 
         folder = Path(self.spec.locks)
@@ -58,12 +58,12 @@ class BuildLocking:
         each = len(self.spec.targets) > 1
         tasks: list[tuple[Path, Callable[[Path], Lock]]] = []
         for name, target, package in wanted:
-            path = buildlock.build_lock_path(folder, package.name, name if each else "")
+            path = build_lock_path(folder, package.name, name if each else "")
             tasks.append((path, partial(self._sdist_lock, target, package)))
         if self.spec.project:
             own = project_name(Path(self.spec.project))
             for name, lock in locks.items():
-                path = buildlock.build_lock_path(folder, own, name if each else "")
+                path = build_lock_path(folder, own, name if each else "")
                 tasks.append((path, partial(self._project_lock, lock.target)))
         title, planned = "locking what builds from source", {}
         self.on_progress(title, 0, len(tasks))

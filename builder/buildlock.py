@@ -36,19 +36,6 @@ from wheelhouse.target import Target
 _FORMAT = 1
 
 
-def build_lock_path(locks: Path, name: str, target: str = "") -> Path:
-    """Where the build lock of a package lies; with ``target`` where several need one."""
-    return locks / f"pylock.build-{name}{'--' + target if target else ''}.toml"
-
-
-def find_build_lock(locks: Path, name: str, target: str) -> Path | None:
-    """The build lock for a package and target that is there: its own one first."""
-    for path in (build_lock_path(locks, name, target), build_lock_path(locks, name)):
-        if path.is_file():
-            return path
-    return None
-
-
 def build_target(target: Target, interpreter: str) -> Target:
     """The target a build's own requirements are resolved for.
 

@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.buildenv import builder_of, make_build_env
-from builder.buildlock import find_build_lock
 from builder.layout import Layout
+from builder.locks import find_build_lock
 from builder.requirements import project_name
 from builder.sdist import finder
 from builder.spec import BuildSpec

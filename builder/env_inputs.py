@@ -1,20 +1,17 @@
 """What an environment of a project depends on, as files; and whether its lock is up to date."""
 
-# Paths are str: the stamp they go into is read at every start, without pathlib.
+# Paths are str: the stamp they go into is read at every start, without pathlib. What only a
+# project's own package needs is imported where it is used: most of it is about building.
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from builder.buildenv import builder_of
-from builder.buildlock import build_inputs, build_target, find_build_lock, project_inputs
 from builder.lockcheck import check_lock
+from builder.locks import find_build_lock
 from builder.requirements import Inputs, files_read, project_name, read_inputs
-from builder.source_tree import project_files
 from builder.spec import FILE, BuildSpec, TargetSpec
-from builder.tools import build_interpreter
-from builder.tracked import tracked_files
 from images.errors import WainError
 from images.render import Interpreter
 from wheelhouse.lock import read_lock
@@ -37,6 +34,9 @@ def lock_problem(spec: BuildSpec, target: TargetSpec) -> str:
 
 def _build_lock_problem(spec: BuildSpec, target: TargetSpec) -> str:
     """The same of the project's build lock, which depends on its build table alone."""
+    from builder.buildlock import build_inputs, build_target, project_inputs
+    from builder.tools import build_interpreter
+
     wanted = target.target()
     path = find_build_lock(Path(spec.locks), project_name(Path(spec.project)), target.name)
     if path is None:
@@ -70,6 +70,9 @@ def deciding_files(spec: BuildSpec, target: TargetSpec) -> list[str]:
 
 def _sources(spec: BuildSpec) -> list[str]:
     """The files the project is built from, and what says which they are."""
+    from builder.source_tree import project_files
+    from builder.tracked import tracked_files
+
     project = Path(spec.project)
     tracked = tracked_files(project)
     if tracked is None:
@@ -84,6 +87,8 @@ def _sources(spec: BuildSpec) -> list[str]:
 
 def interpreter_at(program: str, python: str) -> Interpreter:
     """The interpreter a program really is. Raises WainError for another minor version."""
+    from builder.buildenv import builder_of
+
     found = builder_of(os.path.abspath(program) if os.sep in program else program)
     if found.minor != python:
         raise WainError(program, f"is Python {found.version}, the image needs {python}")

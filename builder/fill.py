@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from packaging.utils import parse_wheel_filename
 
 from builder import places
-from builder.buildlock import find_build_lock
 from builder.built import WheelFile, built_wheel
 from builder.hermetic import stop_running
+from builder.locks import build_lock_of, lock_of
 from builder.requirements import project_name
 from builder.sdist import Built, build_project, build_sdist
 from builder.sources import sources_of
@@ -26,7 +26,7 @@ from builder.spec import BuildSpec, TargetSpec
 from builder.tools import build_interpreter
 from images.errors import WainError
 from wheelhouse.index import Wheelhouse
-from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
+from wheelhouse.lock import Lock, LockedFile, LockedPackage
 from wheelhouse.target import Target
 
 if TYPE_CHECKING:
@@ -171,32 +171,6 @@ def _locked_file(filename: str, wheelhouse: Wheelhouse) -> LockedFile:
     if entry is None:
         raise WainError(filename, "has left the wheelhouse", "wain build")
     return LockedFile(entry.filename, entry.sha256, entry.size)
-
-
-def lock_of(spec: BuildSpec, target: TargetSpec) -> Lock:
-    """The lock of a target. Raises WainError when there is none, or one for another target."""
-    path = Path(spec.lock_path(target.name))
-    where = f"locks/{path.name}"
-    if not path.exists():
-        raise WainError(where, f"there is no lock for target {target.name}", "wain lock")
-    lock = read_lock(path)
-    wanted = target.target()
-    if (lock.target.python, lock.target.platform) != (wanted.python, wanted.platform):
-        raise WainError(
-            where,
-            f"is for Python {lock.target.python} on {lock.target.platform}, the target is "
-            f"Python {wanted.python} on {wanted.platform}",
-            "wain lock",
-        )
-    return lock
-
-
-def build_lock_of(spec: BuildSpec, name: str, target: str) -> Lock:
-    """The build lock of a package for a target. Raises WainError when there is none."""
-    path = find_build_lock(Path(spec.locks), name, target)
-    if path is None:
-        raise WainError(f"locks/pylock.build-{name}.toml", f"{name} has no build lock", "wain lock")
-    return read_lock(path)
 
 
 def make_project(

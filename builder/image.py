@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,10 +10,9 @@ from pathlib import Path
 
 from builder import image_lock
 from builder.assemble import Image, Options, Wheel, assemble
-from builder.fill import fill, lock_of
 from builder.image_lock import ImageDiffersError, LockedImage
 from builder.interpreter import find
-from builder.project import project_wheel
+from builder.locks import lock_of
 from builder.spec import BuildSpec, TargetSpec
 from builder.wheels import MissingWheelError, wheels_of
 from images.catalog import Catalog, ImageDocument, ImageTarget, PackageRecord
@@ -111,6 +109,8 @@ def check_image(
 
     Raises ImageDiffersError when the result is not the same image.
     """
+    import tempfile
+
     jobs = jobs or default_jobs()
     with (
         Wheelhouse(spec.wheelhouse).in_use(),
@@ -150,6 +150,9 @@ class _Plan:
         try:
             return cls._of(spec, target, on_progress)
         except MissingWheelError:
+            # Here: nothing is fetched or built for most images, and that takes many modules.
+            from builder.fill import fill
+
             fill(spec, [target], jobs=jobs, on_progress=on_progress)
             return cls._of(spec, target, on_progress)
 
@@ -165,6 +168,8 @@ class _Plan:
                 raise NoInterpreterError(lock.target)
         wheels = wheels_of(lock, spec, wheelhouse)
         if spec.project:
+            from builder.project import project_wheel
+
             wheels.append(project_wheel(spec, lock.target, wheelhouse, on_progress))
         _one_of_each(wheels)
         return cls(lock, tuple(wheels), options, interpreter)

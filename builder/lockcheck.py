@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from builder.buildlock import find_build_lock
+from builder.inputs import inputs_digest
+from builder.locks import find_build_lock
 from builder.requirements import Inputs, project_name
-from builder.resolve import inputs_digest
 from builder.spec import BuildSpec, TargetSpec
 from wheelhouse.errors import WheelhouseError
 from wheelhouse.lock import Lock, read_lock

@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from builder.assemble import Wheel
-from builder.fill import build_lock_of
+from builder.locks import build_lock_of
 from builder.requirements import project_name
 from builder.sdist import build_project
 from builder.spec import BuildSpec

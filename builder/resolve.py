@@ -7,8 +7,6 @@ What comes back is proved for the target by its own tags, whatever the resolver 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from packaging.version import Version
 
 from builder import resolve_pip, resolve_uv
 from builder.details import complete, ready_web
+from builder.inputs import digest_of, inputs_digest
 from builder.listed import check_unchanged, still_listed
 from builder.pages import IndexFile, name_and_version
 from builder.proof import Chosen, ProofError, prove
@@ -27,7 +26,7 @@ from builder.resolution import Found, Gate, Question, ResolveError, Resolver
 from builder.sources import Sources, sources_of
 from builder.spec import BuildSpec
 from builder.tools import can_build, interpreter_for, is_native
-from builder.urls import credentials_in, file_url, mask, without_credentials
+from builder.urls import credentials_in, file_url, without_credentials
 from images.errors import UsageError
 from wheelhouse.lock import Lock, LockedFile, LockedPackage, read_lock
 from wheelhouse.target import Target
@@ -114,44 +113,8 @@ def resolve_requirements(
         keep={} if previous is None else {p.name: p.version for p in previous.packages},
         upgrade=upgrade or {},
     )
-    digest = _digest({"build": sorted(line.text for line in asked.requirements)})
+    digest = digest_of({"build": sorted(line.text for line in asked.requirements)})
     return _answer(question, spec, previous, digest, say)
-
-
-def inputs_digest(spec: BuildSpec, inputs: Inputs, target: Target) -> str:
-    """sha256 over all that decides a lock: what was asked, for what, from where.
-
-    Comments, order and the places of lines are not in it.
-    """
-    if spec.given_lock:
-        return hashlib.sha256(Path(spec.given_lock).read_bytes()).hexdigest()
-    return _digest(
-        {
-            "requirements": sorted({_canonical(line.text) for line in inputs.requirements}),
-            "constraints": sorted({_canonical(line.text) for line in inputs.constraints}),
-            "options": sorted(
-                [name, mask(value)] for name, value in inputs.options if "index" not in name
-            ),
-            "target": [target.python, target.platform],
-            "from-source": sorted(spec.from_source),
-            "exclude-newer": spec.exclude_newer.isoformat() if spec.exclude_newer else "",
-            "pins": sorted([index.name, sorted(index.projects)] for index in spec.indexes),
-        }
-    )
-
-
-def _canonical(text: str) -> str:
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    requirement = Requirement(text)
-    requirement.name = canonicalize_name(requirement.name)
-    return str(requirement)
-
-
-def _digest(document: object) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def choose_resolver(spec_resolver: str, target: Target) -> Resolver:

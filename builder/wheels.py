@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builder.assemble import Wheel
 from builder.built import built_wheel
-from builder.fill import build_lock_of
+from builder.locks import build_lock_of
 from builder.spec import BuildSpec
 from images.errors import WainError
 from wheelhouse.index import Wheelhouse

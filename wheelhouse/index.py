@@ -34,7 +34,6 @@ from wheelhouse import why
 from wheelhouse.entry import Entry, in_order, parse_filename
 from wheelhouse.errors import UsageError, WheelhouseError
 from wheelhouse.files import sync_folder, write_atomically
-from wheelhouse.incoming import checked, take
 from wheelhouse.lock import Lock, lock_bytes
 from wheelhouse.locks_here import locks_naming
 from wheelhouse.notes import Notes
@@ -44,7 +43,6 @@ from wheelhouse.target import Target
 from wheelhouse.text import bare, shown
 from wheelhouse.use import alone, shared
 from wheelhouse.verify import METADATA_SUFFIX, Problem, Progress, verify
-from wheelhouse.wheel import WheelError
 from wheelhouse.zipcheck import Limits, Refused
 
 _FORMAT = b"wain-wheelhouse 1\n"
@@ -154,6 +152,10 @@ class Wheelhouse:
         :class:`WheelError` for a refused file, :class:`WheelhouseError` when another file of
         this name is here already. Nothing but the message is left of what was refused.
         """
+        # Here: an image is built of what was taken in and checked long before.
+        from wheelhouse.incoming import checked, take
+        from wheelhouse.wheel import WheelError
+
         name = filename or (source.name if isinstance(source, Path) else "")
         try:
             parse_filename(name)

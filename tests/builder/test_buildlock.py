@@ -13,12 +13,11 @@ from builder.buildenv import BuildEnvError, builder_of
 from builder.buildlock import (
     answers,
     build_inputs,
-    build_lock_path,
     build_target,
-    find_build_lock,
     plan_build_lock,
 )
 from builder.hooks import BuildFailed, reason
+from builder.locks import build_lock_path, find_build_lock
 from builder.source_tree import SourceError, build_requirements
 from images.errors import WainError
 from tests.support.sdists import (

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from builder import image
 from builder.image import Built, build_image, check_image
 from builder.image_lock import ImageDiffersError, LockedImage, differences, parse
 from builder.source_tree import SourceError, copy_project, project_files
@@ -178,10 +177,10 @@ def test_what_is_missing_is_fetched_first(project: Path, monkeypatch: pytest.Mon
     def fill(spec: BuildSpec, targets: list[TargetSpec], **_: object) -> None:
         asked.append([target.name for target in targets])
 
-    monkeypatch.setattr(image, "fill", fill)
+    monkeypatch.setattr("builder.fill.fill", fill)
     with pytest.raises(MissingWheelError, match=r"dep-1\.0-py3-none-any\.whl.*wain build"):
         build(project)
-    monkeypatch.setattr(image, "fill", lambda *_, **__: wheel.write_bytes(data))
+    monkeypatch.setattr("builder.fill.fill", lambda *_, **__: wheel.write_bytes(data))
     build(project)
     assert asked == [["prod"]]
     (project / "locks" / "pylock.prod.toml").unlink()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.inputs import inputs_digest
 from builder.requirements import Inputs, Line, read_inputs
-from builder.resolve import inputs_digest
 from builder.spec import BuildSpec, TargetSpec
 from images.errors import UsageError
 from wheelhouse.target import Target
