@@ -51,6 +51,10 @@ class Batch:
         self._unmasked: set[int] = set()
         self._folders: set[str] = set()  # whose names are not known to last yet
 
+    def __len__(self) -> int:
+        """How many objects were added and are not published yet."""
+        return len(self._staged)
+
     def put(self, data: bytes, executable: bool = False) -> tuple[str, int]:
         """Add an object; returns its sha256 and size. Raises StoreError."""
         sha256 = _sha256(data).hexdigest()
