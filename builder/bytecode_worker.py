@@ -3,9 +3,10 @@
 Started as ``python -S -s -c <this text> <mode>``. Only modules built into the interpreter are
 imported: nothing on its path can change what it does, and it starts in a few milliseconds.
 
-Wire format, big-endian: first a greeting, then for each request (length 4, source) one reply
-(status 1, length 4, bytes) in the same order. Status 0: the bytes are the .pyc; 1: the source
-does not compile and the bytes say why. End of input ends it.
+Wire format, big-endian: first a greeting, then for each request (last 1, length 4, source) one
+reply (status 1, length 4, bytes) in the same order. Status 0: the bytes are the .pyc; 1: the
+source does not compile and the bytes say why. Replies are sent when a request says that it is
+the last one of a group, all at once: who waits for them is woken once. End of input ends it.
 
 What makes the bytes depend on the source alone:
 
@@ -106,14 +107,18 @@ def main() -> None:
     release = ".".join(map(str, sys.version_info[:3]))
     replies.write(f"wain-bytecode 1 {release} {sys.implementation.cache_tag}\n".encode())
     replies.flush()
+    group: list[bytes] = []
     while True:
-        head = requests.read(4)
-        if len(head) < 4:
+        head = requests.read(5)
+        if len(head) < 5:
             return
-        source = requests.read(int.from_bytes(head, "big"))
+        source = requests.read(int.from_bytes(head[1:], "big"))
         status, data = attempt_forked(source) if forked else attempt(source, 2)
-        replies.write(bytes([status]) + len(data).to_bytes(4, "big") + data)
-        replies.flush()
+        group += bytes([status]), len(data).to_bytes(4, "big"), data
+        if head[0]:
+            replies.write(b"".join(group))
+            replies.flush()
+            group.clear()
 
 
 if __name__ == "__main__":

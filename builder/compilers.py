@@ -9,23 +9,38 @@ from __future__ import annotations
 import fcntl
 import heapq
 import os
-import queue
 import re
 import subprocess
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from images.errors import WainError
 from images.render import Interpreter
 
-# Sources on their way to one worker: it never waits for the next, and little memory is held.
-_IN_FLIGHT = 8
+# Sources that wait for each worker before another one is started.
+_WORTH_STARTING = 8
+# Bytes of sources that go to a worker together, so that nobody is woken for each small one.
+_GROUP = 64 << 10
+# A worker compiles one group while the next one waits in its pipe.
+_IN_FLIGHT = 2
+# Bytes before each source and each reply.
+_HEADER = 5
+# No group is more than this part of what waits: at the end all workers stop together.
+_SHARE = 8
 # Bytes of sources waiting for any worker, before whoever submits has to wait.
 _WAITING = 32 << 20
 # Bytes; a worker need not wait for a thread here to read what it has done, or feed it.
 _PIPE = 1 << 20
+# Seconds between two looks at what else there is to do while sources compile.
+_TICK = 0.05
+_SMALLEST_PIPE = 4096
+# Bytes that are read from one at once.
+_BUFFER = 256 << 10
 # How Linux is asked for that much; other systems have no such call.
 _SET_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)
 # From this release on each source is compiled in a fork of its own (see bytecode_worker.py).
@@ -61,7 +76,7 @@ class _Waiting:
 
     def put(self, job: _Job, timeout: float) -> bool:
         """Add one; False when there was no room for it in all this time."""
-        size = len(job[0])
+        size = len(job[0]) + _HEADER
         with self._more:
             if not self._fewer.wait_for(lambda: self._bytes < _WAITING, timeout):
                 return False
@@ -71,17 +86,26 @@ class _Waiting:
             self._more.notify()
             return True
 
-    def get(self) -> _Job | None:
-        """The next one; None when there will be none any more."""
+    def get(self, *, wait: bool, most: int) -> list[_Job]:
+        """The next ones, up to ``most`` bytes together (or one that is larger alone).
+
+        None of them when there will be none any more, or now and ``wait`` is not asked for.
+        """
         with self._more:
-            while not self._heap and not self._ended:
+            while wait and not self._heap and not self._ended:
                 self._more.wait()
-            if not self._heap:
-                return None
-            _, _, job = heapq.heappop(self._heap)
-            self._bytes -= len(job[0])
-            self._fewer.notify_all()
-            return job
+            group: list[_Job] = []
+            left = min(_GROUP, self._bytes // _SHARE)
+            while self._heap and (not group or -self._heap[0][0] <= left):
+                if -self._heap[0][0] > most:
+                    break
+                size, _, job = heapq.heappop(self._heap)
+                self._bytes += size
+                left += size
+                group.append(job)
+            if group:
+                self._fewer.notify_all()
+            return group
 
     def end(self, *, at_once: bool = False) -> None:
         """No more will come; ``at_once``: forget those that wait."""
@@ -95,7 +119,7 @@ class _Waiting:
 
 
 class CompilePool:
-    """Workers of the target's interpreter, each fed by one thread and read by another."""
+    """Workers of the target's interpreter, each fed and read by one thread."""
 
     def __init__(self, interpreter: Interpreter, jobs: int) -> None:
         self._interpreter = interpreter
@@ -113,7 +137,7 @@ class CompilePool:
         job = (source, done)
         with self._starting:
             count = len(self._workers)
-            if count < self._jobs and (not count or len(self._waiting) >= _IN_FLIGHT * count):
+            if count < self._jobs and (not count or len(self._waiting) >= _WORTH_STARTING * count):
                 self._check()
                 self._workers.append(_Worker(self._interpreter, self._waiting, self._fail))
         self._check()
@@ -126,7 +150,7 @@ class CompilePool:
         for worker in self._workers:
             while worker.busy() and not self._error:
                 tick()
-                worker.wait(0.2)
+                worker.wait(_TICK)
         self._check()
 
     def stop(self) -> None:
@@ -156,39 +180,30 @@ class _Worker:
         self._interpreter = interpreter
         self._jobs = jobs
         self._fail = fail
-        self._free = threading.Semaphore(_IN_FLIGHT)
-        self._sent: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._process = _start(interpreter)
-        self._threads = [
-            threading.Thread(target=self._guard, args=(work,), daemon=True)
-            for work in (self._feed, self._read)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._process, self._room = _start(interpreter)
+        self._thread = threading.Thread(target=self._guarded, daemon=True)
+        self._thread.start()
 
     def busy(self) -> bool:
-        return self._threads[1].is_alive()
+        return self._thread.is_alive()
 
     def wait(self, seconds: float) -> None:
-        self._threads[1].join(seconds)
+        self._thread.join(seconds)
 
     def stop(self) -> None:
         """End the process and whoever waits for it."""
         self._process.kill()
         self._process.wait()
-        self._sent.put(None)
-        self._free.release()
-        for thread in self._threads:
-            thread.join(5)
+        self._thread.join(5)
         for pipe in (self._process.stdin, self._process.stdout):
             # What is still in the buffer has nowhere to go.
             with suppress(OSError):
                 assert pipe is not None
                 pipe.close()
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _guarded(self) -> None:
         try:
-            work()
+            self._work()
         except BaseException as error:
             if isinstance(error, OSError | EOFError | ValueError):
                 status = self._process.poll()
@@ -199,27 +214,40 @@ class _Worker:
                 )
             self._fail(error)
 
-    def _feed(self) -> None:
-        pipe = self._process.stdin
-        assert pipe is not None
-        while (job := self._jobs.get()) is not None:
-            self._free.acquire()
-            self._sent.put(job)
-            pipe.write(len(job[0]).to_bytes(4, "big") + job[0])
-            pipe.flush()
-        self._sent.put(None)
-        pipe.close()
+    def _work(self) -> None:
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert replies is not None
+        with requests, replies:
+            self._greeting(replies.readline(200))
+            sent: deque[list[_Job]] = deque()
+            while True:
+                self._send(requests, sent)
+                if not sent:
+                    return
+                group = sent.popleft()
+                compiled = [_reply(replies) for _ in group]
+                # The worker goes on while its results are looked at.
+                self._send(requests, sent)
+                for (_, done), data in zip(group, compiled, strict=True):
+                    done(data)
 
-    def _read(self) -> None:
-        pipe = self._process.stdout
-        assert pipe is not None
-        with pipe:
-            self._greeting(pipe.readline(200))
-            while (job := self._sent.get()) is not None:
-                head = _exactly(pipe.read, 5)
-                data = _exactly(pipe.read, int.from_bytes(head[1:], "big"))
-                self._free.release()
-                job[1](data if head[0] == 0 else None)
+    def _send(self, pipe: IO[bytes], sent: deque[list[_Job]]) -> None:
+        """Groups for the worker to go on with; waits for one when it has none.
+
+        While it still has one to reply to, nothing is sent that its pipe might not hold: each
+        could wait for the other to read.
+        """
+        while len(sent) < _IN_FLIGHT:
+            group = self._jobs.get(wait=not sent, most=self._room if sent else sys.maxsize)
+            if not group:
+                return
+            sent.append(group)
+            for job in group:
+                source = job[0]
+                pipe.write(bytes([job is group[-1]]) + len(source).to_bytes(4, "big"))
+                pipe.write(source)
+            pipe.flush()
 
     def _greeting(self, line: bytes) -> None:
         python = ".".join(self._interpreter.version.split(".")[:2])
@@ -241,6 +269,13 @@ def _plain(version: str) -> str:
     return match[0] if match else version
 
 
+def _reply(pipe: IO[bytes]) -> bytes | None:
+    """The .pyc of one source; None when it does not compile."""
+    head = _exactly(pipe.read, _HEADER)
+    data = _exactly(pipe.read, int.from_bytes(head[1:], "big"))
+    return None if head[0] else data
+
+
 def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
     data = read(size)
     if len(data) < size:
@@ -248,8 +283,11 @@ def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
     return data
 
 
-def _start(interpreter: Interpreter) -> subprocess.Popen[bytes]:
-    """A worker in an environment where nothing of this user's changes what it does."""
+def _start(interpreter: Interpreter) -> tuple[subprocess.Popen[bytes], int]:
+    """A worker, and how many bytes of a group its pipe surely holds.
+
+    It runs in an environment where nothing of this user's changes what it does.
+    """
     text = Path(__file__).with_name("bytecode_worker.py").read_text(encoding="utf-8")
     minor = tuple(int(part) for part in _plain(interpreter.version).split(".")[:2])
     mode = "forked" if minor >= _FORKED_FROM else "shared"
@@ -262,15 +300,23 @@ def _start(interpreter: Interpreter) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=_BUFFER,
             env=variables,
             cwd="/",
         )
     except OSError as error:
         raise CompileError(interpreter.executable, error.strerror or "cannot be run") from None
-    if _SET_PIPE_SIZE is not None:
-        for pipe in (process.stdin, process.stdout):
-            # A user may have only so many bytes in pipes: then they stay small.
-            with suppress(OSError):
-                assert pipe is not None
-                fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
-    return process
+    return process, _widen(process.stdout, process.stdin)
+
+
+def _widen(*pipes: IO[bytes] | None) -> int:
+    """Let pipes hold more, where that is allowed; what the last one surely holds."""
+    room = _SMALLEST_PIPE
+    for pipe in pipes:
+        room = _SMALLEST_PIPE
+        # A user may have only so many bytes in pipes: then they stay small.
+        with suppress(OSError):
+            if _SET_PIPE_SIZE is not None and pipe is not None:
+                room = fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+    # It is counted in pages, of which the first and the last may hold a byte only.
+    return room // 2

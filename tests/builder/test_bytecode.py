@@ -52,8 +52,13 @@ def sources() -> list[bytes]:
 def compile_all(
     interpreter: Interpreter, given: list[bytes], *, seed: str = "0", mode: str = "shared"
 ) -> list[bytes | None]:
-    """What the worker answers for each source, in order."""
-    requests = b"".join(len(source).to_bytes(4, "big") + source for source in given)
+    """What the worker answers for each source, in order; three of them in a group."""
+    requests = b"".join(
+        bytes([number % 3 == 2 or number == len(given) - 1])
+        + len(source).to_bytes(4, "big")
+        + source
+        for number, source in enumerate(given)
+    )
     done = subprocess.run(
         [interpreter.executable, "-S", "-s", "-B", "-W", "ignore", "-c", WORKER, mode],
         input=requests, capture_output=True, check=True, env={"PYTHONHASHSEED": seed},
@@ -190,15 +195,38 @@ def test_an_interpreter_that_dies_is_an_error_of_its_own(
         run(store, interpreter, [b"x = 1\n"] * 3)
 
 
-def _dying(interpreter: Interpreter) -> Callable[[Interpreter], subprocess.Popen[bytes]]:
-    def start(_: Interpreter) -> subprocess.Popen[bytes]:
+def _dying(
+    interpreter: Interpreter,
+) -> Callable[[Interpreter], tuple[subprocess.Popen[bytes], int]]:
+    def start(_: Interpreter) -> tuple[subprocess.Popen[bytes], int]:
         text = WORKER.replace("status, data =", "os._exit(7); status, data =")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [interpreter.executable, "-S", "-c", text, "shared"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        return process, 1 << 16
 
     return start
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_large_sources_and_small_pipes_never_wait_for_each_other(
+    interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    """Sources and bytecode larger than a pipe, both ways at once; small ones between them."""
+    if not wide:
+        monkeypatch.setattr(compilers, "_SET_PIPE_SIZE", None)
+    given = [b"x = '%d%s'\n" % (n, b"y" * (n % 5) * 300_000) for n in range(40)]
+    answers: dict[bytes, bytes | None] = {}
+    pool = compilers.CompilePool(interpreter, 2)
+    try:
+        for source in given:
+            pool.submit(source, functools.partial(answers.__setitem__, source))
+        pool.finish(lambda: None)
+    finally:
+        pool.stop()
+    assert [answers[source] for source in given] == compile_all(interpreter, given)
+    assert None not in answers.values()
 
 
 def test_no_more_waits_than_fits(interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch) -> None:
