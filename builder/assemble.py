@@ -30,6 +30,7 @@ from builder import kept, secrets, skeleton
 from builder.bytecode import Bytecode
 from builder.destination import Row
 from builder.layout import Layout
+from builder.publishing import Publisher
 from builder.unpack import Unpacked, unpack
 from images.claims import digests
 from images.errors import UsageError, WainError
@@ -123,24 +124,30 @@ def assemble(
         raise UsageError(f"target {target.name}", "images are for Linux and macOS, not Windows")
     compiling = interpreter if options.bytecode else None
     with store.writing():
-        with store.batch() as batch:
+        with store.batch() as batch, Publisher(batch) as publisher:
             bytecode = Bytecode(store, batch, compiling, jobs) if compiling else None
             layout = Layout(target.python, options.prune, bytecode.result if bytecode else None)
-            gathering = _Gathering(store, batch, layout, bytecode, on_progress or _silent)
+            gathering = _Gathering(
+                store, batch, publisher, layout, bytecode, on_progress or _silent
+            )
             layout.add_skeleton(skeleton.put(batch, target.python))
             parts = gathering.run(wheels, jobs)
             for part in parts:
                 layout.complete(part.wheel.name, part.unpacked.dist_info, batch.put)
+            # From here on everybody waits: what is only computed is, while the disk writes.
+            publisher.finish()
             manifest = Manifest(
                 target.version, target.abi, target.platform, skeleton.release(), layout.entries()
             )
+            packages = _packages(parts, manifest)
         warnings = secrets.check(manifest.entries, lambda entry: store.read(*entry.key))
-        _remember(store, parts, bytecode)
+        if bytecode:
+            bytecode.keep()
         image_id = store.put_manifest(manifest)
     return Image(
         image_id,
         manifest,
-        _packages(parts, manifest),
+        packages,
         compiling.version if compiling else "",
         warnings=tuple(map(str, warnings)),
         unpacked=sum(part.fresh for part in parts),
@@ -167,7 +174,7 @@ def _silent(stage: str, done: int, total: int) -> None:
     pass
 
 
-def _remember(store: Store, parts: list[_Part], bytecode: Bytecode | None) -> None:
+def _remember(store: Store, parts: list[_Part]) -> None:
     """Keep what may save work next time; only after its objects were published."""
     try:
         for part in parts:
@@ -175,8 +182,6 @@ def _remember(store: Store, parts: list[_Part], bytecode: Bytecode | None) -> No
                 kept.keep(store, part.wheel.sha256, part.unpacked)
     except OSError as error:
         raise WainError(str(error.filename), error.strerror or "cannot be written") from None
-    if bytecode:
-        bytecode.keep()
 
 
 class _Gathering:
@@ -186,12 +191,14 @@ class _Gathering:
         self,
         store: Store,
         batch: Batch,
+        publisher: Publisher,
         layout: Layout,
         bytecode: Bytecode | None,
         on_progress: Progress,
     ) -> None:
         self._store = store
         self._batch = batch
+        self._publisher = publisher
         self._layout = layout
         self._bytecode = bytecode
         self._progress = on_progress
@@ -205,16 +212,22 @@ class _Gathering:
             futures = [threads.submit(self._part, wheel) for wheel in ordered]
             parts = self._results(futures)
             self._lay_out(parts)
+            if any(part.fresh for part in parts):
+                # While the workers compile; nothing stops the image any more but a crash.
+                self._publisher.begin(lambda: _remember(self._store, parts))
             if self._bytecode:
-                if any(part.fresh for part in parts):
-                    # While the workers compile; nothing stops the image any more but a crash.
-                    self._batch.publish_so_far()
-                self._bytecode.finish(self._progress)
+                for part in parts:
+                    self._layout.prepare(part.wheel.name, part.unpacked.dist_info)
+                self._bytecode.finish(self._compiling)
         finally:
             if self._bytecode:
                 self._bytecode.stop()
             threads.shutdown(cancel_futures=True)
         return parts
+
+    def _compiling(self, stage: str, done: int, total: int) -> None:
+        self._progress(stage, done, total)
+        self._publisher.more()
 
     def _lay_out(self, parts: list[_Part]) -> None:
         for wheel, unpacked, _ in parts:

@@ -91,7 +91,7 @@ class Bytecode:
         self._new.append(sha256)
 
     def finish(self, on_progress: Callable[[str, int, int], None]) -> None:
-        """Wait for all that was asked for. Raises CompileError."""
+        """Wait for all that was asked for, telling every now and then. Raises CompileError."""
         if self._pool is not None:
             total = self._asked
             self._pool.finish(lambda: on_progress("Compiling", len(self._new), total))

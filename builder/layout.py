@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
 from builder import skeleton
@@ -49,7 +49,8 @@ class _Placed(NamedTuple):
 class Layout:
     """The tree of one image as it grows: add packages in the order of their names.
 
-    First every package with `add`, then `check`; when the bytecode is known, `complete` each.
+    First every package with `add`, then `check`; when the bytecode is known, `complete` each
+    (and `prepare` it before, where there is time).
 
     ``python`` is the minor version (``3.13t`` for free-threaded), ``prune`` the patterns of
     what is left out; ``compiled`` is None for an image without bytecode.
@@ -67,6 +68,7 @@ class Layout:
         self._compiled = compiled
         self._owned: dict[str, Entry] = {}
         self._placed: dict[str, list[_Placed]] = {}
+        self._prepared: dict[str, bytes] = {}
 
     def compiles(self, row: Row) -> bool:
         """Whether this file of a wheel gets bytecode in the image."""
@@ -105,7 +107,7 @@ class Layout:
                 entry = Entry("file", False, *put(data), owner, path)
                 placed.append(_Placed(self._listed(entry), entry.sha256, ""))
                 self._claim(entry)
-        record = f"{self._site}{dist_info}/RECORD"
+        record = self._record_path(dist_info)
         if not self._pruned(record):
             self._claim(Entry("file", False, f"of {owner}", 0, owner, record))
         self._placed[owner] = placed
@@ -119,24 +121,42 @@ class Layout:
             file, folder = map(_who, owners)
             raise ConflictError(path, owners, f"is a file of {file} and a folder of {folder}")
 
+    def prepare(self, owner: str, dist_info: str) -> None:
+        """Write a package's RECORD as it is when all its sources compile, as nearly all do.
+
+        Saves time where `complete` is what everybody waits for.
+        """
+        self._prepared[owner] = self._record(owner, dist_info, frozenset())
+
     def complete(self, owner: str, dist_info: str, put: Put) -> None:
         """The bytecode and RECORD of a package that was added, once its sources are compiled."""
-        rows = []
-        for row, source, path in self._placed[owner]:
-            rows.append(row)
+        missing = set()
+        for _, source, path in self._placed[owner]:
             bytecode = self._compiled(source) if self._compiled and path else None
             if bytecode:
-                rows.append((self._from_site(path), "", ""))
                 self._replace(Entry("file", False, *bytecode, owner, path))
             elif path:
                 self._owned.pop(path, None)
-        record = f"{self._site}{dist_info}/RECORD"
+                missing.add(path)
+        record = self._record_path(dist_info)
         if not self._pruned(record):
-            rows.append((self._from_site(record), "", ""))
-            text = io.StringIO(newline="")
-            csv.writer(text, lineterminator="\n").writerows(sorted(rows))
-            data = text.getvalue().encode()
+            data = None if missing else self._prepared.get(owner)
+            data = data or self._record(owner, dist_info, missing)
             self._replace(Entry("file", False, *put(data), owner, record))
+
+    def _record_path(self, dist_info: str) -> str:
+        return f"{self._site}{dist_info}/RECORD"
+
+    def _record(self, owner: str, dist_info: str, missing: Set[str]) -> bytes:
+        """RECORD with a row for each bytecode that is not ``missing``."""
+        rows = [(self._from_site(self._record_path(dist_info)), "", "")]
+        for row, _, path in self._placed[owner]:
+            rows.append(row)
+            if path and path not in missing:
+                rows.append((self._from_site(path), "", ""))
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(sorted(rows))
+        return text.getvalue().encode()
 
     def entries(self) -> Iterable[Entry]:
         """All files of the image."""
