@@ -18,7 +18,7 @@ import os
 import sys
 
 from fleet import agent_json
-from fleet.agent_errors import AgentError
+from fleet.agent_errors import AgentError, answer_of
 from fleet.frames import CHUNK, MARK, Closed, FrameError, Reader, frame
 from images.errors import WainError
 
@@ -73,7 +73,6 @@ class Agent:
         self.reader = Reader(self._read)
         self.lock = -1
         self.owed = False  # whether bytes of the request are still to be read
-        self.finish: Callable[[], None] | None = None  # what still reads them, to be waited for
         self.name = ""  # of the image that was begun
         self.staged: dict[str, Manifest] = {}
         self.wanted: dict[tuple[str, bool], int] = {}
@@ -176,8 +175,6 @@ def serve(agent: Agent) -> int:
         request = agent_json.loads(payload)
         agent.owed = bool(request.get("bytes"))
         _guarded(agent, _perform, request)
-        if agent.finish:
-            agent.finish()
         if agent.owed:
             # The verb failed before it had read them all.
             for _ in agent.stream():
@@ -203,13 +200,8 @@ def _guarded(agent: Agent, action: Callable[..., Answer], *arguments: Any) -> An
         answer, kind = action(agent, *arguments), b"J"
     except (Closed, FrameError):
         raise
-    except AgentError as error:
-        answer, kind = error.as_answer(), b"X"
     except WainError as error:
-        what, cause = str(error), error.__context__
-        if isinstance(cause, OSError) and cause.errno in (1, 13):  # not permitted, denied
-            what += f" (as uid {os.geteuid()})"
-        answer, kind = {"kind": _kind_of(error), "what": what, "hint": ""}, b"X"
+        answer, kind = answer_of(error), b"X"
     except OSError as error:
         what = f"{error.filename or agent.root}: {error.strerror or error}"
         what += f" (as uid {os.geteuid()})"
@@ -237,17 +229,6 @@ def os_write(agent: Agent, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(agent._sink, view) :]
-
-
-def _kind_of(error: WainError) -> str:
-    name = type(error).__name__
-    return {
-        "ManifestError": "manifest",
-        "ObjectError": "object",
-        "SuspectError": "object",
-        "LockedError": "locked",
-        "SignatureError": "signature",
-    }.get(name, "io")
 
 
 def main(root: str, digest: str, mode: str) -> int:

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _HEX = frozenset("0123456789abcdef")
+_KINDS = {
+    "ManifestError": "manifest",
+    "ObjectError": "object",
+    "SuspectError": "object",
+    "LockedError": "locked",
+    "SignatureError": "signature",
+}
 
 
 class AgentError(WainError):
@@ -22,6 +29,18 @@ class AgentError(WainError):
     def as_answer(self) -> dict[str, Any]:
         """The error as it crosses the line."""
         return {"kind": self.kind, "what": self.what, "hint": self.hint, "data": self.data}
+
+
+def answer_of(error: WainError) -> dict[str, Any]:
+    """Any error of ours as it crosses the line."""
+    if isinstance(error, AgentError):
+        return error.as_answer()
+    what, cause = str(error), error.__context__
+    if isinstance(cause, OSError) and cause.errno in (1, 13):  # not permitted, denied
+        import os
+
+        what += f" (as uid {os.geteuid()})"
+    return {"kind": _KINDS.get(type(error).__name__, "io"), "what": what, "hint": ""}
 
 
 def image_id(request: dict[str, Any], name: str = "id") -> str:

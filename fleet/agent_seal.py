@@ -18,15 +18,24 @@ from _operator import attrgetter, itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from images.manifest import Manifest
+    from collections.abc import Sequence
+    from typing import Any
+
+    from images.manifest import Entry, Manifest
 
 MAGIC = b"wain-seal"
 FORMAT = b"2"
 
 
-def measure(target: str, manifest: Manifest) -> bytes:
-    """The seal of a release as it is now; empty when something of it is not there."""
+def measure(target: str, manifest: Manifest) -> tuple[bytes, Sequence[Entry]]:
+    """The seal of a release as it is now, and the entries that deserve a closer look.
+
+    Those are all but the plain files that are as a check-out makes them when it shares
+    objects. No seal, and all entries, when something is not there or is no folder of ours.
+    """
+    from images.layout import FIXED_MTIME
     from images.manifest import folders
+    from images.scan import FOLDER, SHARED
 
     files = [entry[5] for entry in manifest.entries]
     inner = [".", *sorted(folders(files))]
@@ -34,19 +43,30 @@ def measure(target: str, manifest: Manifest) -> bytes:
     try:
         seen = _look(target, names[: len(inner)], names[len(inner) :])
     except OSError:
-        return b""
+        return b"", manifest.entries
     text = b"\0".join(names)
-    return b"%s %s %d %d\n%s%s" % (MAGIC, FORMAT, len(inner), len(text), text, seen)
+    seal = b"%s %s %d %d\n%s%s" % (MAGIC, FORMAT, len(inner), len(text), text, _packed(seen))
+    if any(mode != FOLDER for mode, _ in seen[0]):
+        return seal, manifest.entries
+    return seal, [
+        entry
+        for entry, found in zip(manifest.entries, seen[1])
+        if entry[0] != "file" or found != (SHARED[entry[1]], entry[3], FIXED_MTIME)
+    ]
 
 
-def _look(target: str, folders: list[bytes], files: list[bytes]) -> bytes:
+def _packed(seen: Any) -> bytes:
+    return marshal.dumps(seen, 2)  # of this version equal values have equal bytes
+
+
+def _look(target: str, folders: list[bytes], files: list[bytes]) -> list[list[Any]]:
     """What a stat of each says. Raises OSError."""
     # From within: the way down from the root costs more than the file itself.
     before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(target)
         try:
-            seen = [
+            return [
                 list(map(attrgetter("st_mode", "st_mtime_ns"), map(os.lstat, folders))),
                 list(map(itemgetter(0, 6, 8), map(os.lstat, files))),  # mode, size, time
             ]
@@ -54,7 +74,6 @@ def _look(target: str, folders: list[bytes], files: list[bytes]) -> bytes:
             os.fchdir(before)
     finally:
         os.close(before)
-    return marshal.dumps(seen, 2)  # of this version equal values have equal bytes
 
 
 def write(root: str, image: str, seal: bytes) -> None:
@@ -80,6 +99,7 @@ def is_intact(root: str, image: str) -> bool:
         if (magic, format_) != (MAGIC, FORMAT):
             return False
         at = int(count)
-        return _look(f"{root}/releases/{image}", names[:at], names[at:]) == rest[int(size) :]
+        seen = _look(f"{root}/releases/{image}", names[:at], names[at:])
+        return _packed(seen) == rest[int(size) :]
     except (OSError, ValueError):
         return False

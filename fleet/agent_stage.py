@@ -17,7 +17,7 @@ import sys
 import zlib
 from hashlib import sha256
 
-from fleet import agent_seal, agent_state
+from fleet import agent_state
 from fleet.agent_errors import AgentError, image_id, running, text
 from images.manifest import Manifest, folders
 from images.store import MAX_MANIFEST, StoreError
@@ -149,7 +149,7 @@ def _make_path_last(folder: str) -> None:
 
 def checkout(agent: Agent, request: Request) -> Answer:
     """Make the release ``releases/<id>``; an existing one is kept when it is as it should be."""
-    from fleet.agent_verify import drift_of, remove_tree
+    from fleet.agent_verify import check_release, drift_of, remove_tree
     from images import tree
 
     image, root = image_id(request), agent.root
@@ -187,7 +187,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
             for leftover in (new, f"{home}/.old-{image[:16]}"):
                 if os.path.lexists(leftover):
                     remove_tree(leftover)
-        agent_seal.write(root, image, agent_seal.measure(target, manifest))
+        check_release(agent, image, False)
         state["made"] = {**state["made"], image: list(interpreter)}
         answer.update(
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,

@@ -11,9 +11,11 @@ from images import tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from fleet.agent import Agent
+    from images.manifest import Entry
     from images.tree import Drift
 
     Request = dict[str, Any]
@@ -22,9 +24,20 @@ if TYPE_CHECKING:
 MOST = 20000  # differences in one answer
 
 
-def drift_of(agent: Agent, image: str, deep: bool, strays: bool = True) -> list[Drift]:
-    """Where a release differs from its manifest; ``strays``: what was added counts."""
+def drift_of(
+    agent: Agent,
+    image: str,
+    deep: bool,
+    strays: bool = True,
+    among: Sequence[Entry] | None = None,
+) -> list[Drift]:
+    """Where a release differs from its manifest; ``strays``: what was added counts.
+
+    With ``among``, only these entries and their folders are looked at.
+    """
     manifest, target = agent.manifest(image), agent.release(image)
+    if among is not None:
+        manifest = manifest.part(among)
     if not os.path.isdir(target) or os.path.islink(target):
         return [tree.Drift("", "-", "type" if os.path.lexists(target) else "missing")]
     return tree.scan(
@@ -35,8 +48,8 @@ def drift_of(agent: Agent, image: str, deep: bool, strays: bool = True) -> list[
 
 def check_release(agent: Agent, image: str, deep: bool) -> None:
     """Raise AgentError `damaged` when a release is not whole. What was added does not count."""
-    seal = agent_seal.measure(agent.release(image), agent.manifest(image))
-    drift = drift_of(agent, image, deep, strays=False)
+    seal, doubtful = agent_seal.measure(agent.release(image), agent.manifest(image))
+    drift = drift_of(agent, image, deep, strays=False, among=None if deep else doubtful)
     if drift:
         raise AgentError(
             "damaged",

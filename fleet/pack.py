@@ -9,9 +9,10 @@ spooled on disk; every other host with the same missing set reads the same file.
     a block of packed length 0 ends the pack
 
 The plain bytes of all blocks are records, one after another: sha256 (32 bytes), executable (1),
-size (8), the object. Numbers are big endian. Records may span blocks, and the host keeps each
-object as soon as it has arrived whole: so zstd, where host and controller have it, is flushed
-behind each object.
+size (8), the object. Numbers are big endian. The host keeps each object as soon as it has arrived
+whole: so zstd, where host and controller have it, is flushed behind each object. A block begins
+with an object, so that processes of the host can share the work; one that goes on with the object
+of the block before has 0x80 added to its method.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ RECORD = 41  # bytes before an object
 BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
+GOES_ON = 0x80  # in the method: the block begins within an object
 PIECE = 1 << 18  # bytes in one piece of the stream
 
 
@@ -103,8 +105,8 @@ class Pack:
             with self.path.open("wb", buffering=0) as file, ThreadPoolExecutor(_cores()) as pool:
                 ahead: list[Future[bytes]] = []
                 self._append(file.write, HEAD)
-                for block in _blocks(_records(store, keys)):
-                    ahead.append(pool.submit(packed, block))
+                for block, goes_on in _blocks(_records(store, keys)):
+                    ahead.append(pool.submit(packed, block, goes_on))
                     if len(ahead) > 2 * _cores():
                         self._append(file.write, ahead.pop(0).result())
                 for future in ahead:
@@ -177,8 +179,12 @@ class Packs:
 
 def most(sizes: Iterable[int]) -> int:
     """How many bytes the pack of objects of these sizes has, should nothing of it shrink."""
-    plain = sum(RECORD + size for size in sizes)
-    return len(HEAD) + plain + len(END) * (2 + plain // BLOCK)
+    plain = blocks = 0
+    for size in sizes:
+        plain += RECORD + size
+        blocks += 1 + size // BLOCK
+    # Two blocks that follow each other hold more than one block's bytes, or parts of one object.
+    return len(HEAD) + plain + len(END) * (1 + min(blocks, 2 + 2 * plain // BLOCK))
 
 
 @functools.lru_cache(maxsize=4)
@@ -191,41 +197,34 @@ def _records(store: Store, keys: Iterable[Key]) -> Iterator[bytes]:
     for key in keys:
         # read() checks the bytes against the key: what is sent is what was asked for.
         data = store.read(*key)
-        head = bytes.fromhex(key[0]) + bytes([key[1]]) + len(data).to_bytes(8, "big")
-        if len(data) < BLOCK:
-            yield head + data
-        else:
-            yield head
-            yield data
+        yield bytes.fromhex(key[0]) + bytes([key[1]]) + len(data).to_bytes(8, "big") + data
 
 
-def _blocks(parts: Iterable[bytes]) -> Iterator[Parts]:
+def _blocks(records: Iterable[bytes]) -> Iterator[tuple[Parts, bool]]:
+    """The parts of each block, and whether it goes on with the record before."""
     waiting: Parts = []
     size = 0
-    for part in parts:
-        if size + len(part) < BLOCK:
-            waiting.append(part)
-            size += len(part)
+    for record in records:
+        if waiting and size + len(record) > BLOCK:
+            yield waiting, False
+            waiting, size = [], 0
+        if len(record) <= BLOCK:
+            waiting.append(record)
+            size += len(record)
             continue
-        view = memoryview(part)
-        while size + len(view) >= BLOCK:
-            room = BLOCK - size
-            yield [*waiting, bytes(view[:room])]
-            waiting, size, view = [], 0, view[room:]
-        if view:
-            waiting.append(bytes(view))
-            size += len(view)
-    if size:
-        yield waiting
+        for at in range(0, len(record), BLOCK):
+            yield [record[at : at + BLOCK]], at > 0
+    if waiting:
+        yield waiting, False
 
 
-def _deflated(parts: Parts) -> bytes:
+def _deflated(parts: Parts, goes_on: bool = False) -> bytes:
     plain = b"".join(parts)
     # Bare: the host checks every object by its sha256, so another checksum would be for nothing.
-    return _block(1, [compress(plain, LEVEL, -15)], [plain])
+    return _block(1, [compress(plain, LEVEL, -15)], [plain], goes_on)
 
 
-def _zstd(parts: Parts) -> bytes:
+def _zstd(parts: Parts, goes_on: bool = False) -> bytes:
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, write_content_size=False, write_checksum=False
     ).compressobj()
@@ -234,13 +233,14 @@ def _zstd(parts: Parts) -> bytes:
         packed.append(compressor.compress(part))
         packed.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     packed.append(compressor.flush())
-    return _block(2, packed, parts)
+    return _block(2, packed, parts, goes_on)
 
 
-def _block(method: int, packed: Parts, plain: Parts) -> bytes:
+def _block(method: int, packed: Parts, plain: Parts, goes_on: bool) -> bytes:
     size, length = sum(map(len, plain)), sum(map(len, packed))
     if length >= size:
         method, packed, length = 0, plain, size
+    method |= GOES_ON * goes_on
     return b"".join([bytes([method]), length.to_bytes(4, "big"), size.to_bytes(4, "big"), *packed])
 
 

@@ -17,8 +17,13 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from images import TRAVELS
+
 # For a host's own start at boot; a session never runs it.
 MAIN = b"from fleet.agent_boot import main\n\nraise SystemExit(main())\n"
+# It is sent in the command line.
+FIRST = "fleet/agent_first.py"
+LEVEL = 6  # of zlib: made at every start, and more would save a hundredth
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -45,26 +50,14 @@ def payload() -> Payload:
 def _payload() -> Payload:
     files = {path: (_HERE / path).read_bytes() for path in sources()}
     data = archive({**files, "__main__.py": MAIN})
-    return Payload(data, hashlib.sha256(data).hexdigest(), zlib.compress(data, 9))
+    return Payload(data, hashlib.sha256(data).hexdigest(), zlib.compress(data, LEVEL))
 
 
 def sources() -> list[str]:
     """The files that travel: the agent's modules, and what they import of ours."""
-    found: set[str] = set()
-    todo = [f"fleet/{path.name}" for path in (_HERE / "fleet").glob("agent*.py")]
-    todo.remove("fleet/agent_first.py")
-    while todo:
-        path = todo.pop()
-        if path in found or not (_HERE / path).is_file():
-            continue
-        found.add(path)
-        todo.append(f"{path.partition('/')[0]}/__init__.py")
-        for node in ast.walk(ast.parse((_HERE / path).read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                ours = [name for name in names if name.startswith(("images.", "fleet."))]
-                todo += [name.replace(".", "/") + ".py" for name in ours]
-    return sorted(found)
+    agent = {f"fleet/{path.name}" for path in (_HERE / "fleet").glob("agent*.py")}
+    others = {"fleet/__init__.py", "fleet/frames.py", "images/__init__.py"}
+    return sorted((agent - {FIRST}) | others | {f"images/{name}.py" for name in TRAVELS})
 
 
 def archive(files: dict[str, bytes]) -> bytes:
@@ -87,7 +80,7 @@ def first_stage() -> str:
 
 @functools.cache
 def _first_stage() -> str:
-    tree = ast.parse((_HERE / "fleet/agent_first.py").read_bytes())
+    tree = ast.parse((_HERE / FIRST).read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef):
             del node.body[0]  # its docstring

@@ -21,7 +21,7 @@ from images.shards import Shards
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Protocol
 
     from images.manifest import Key
@@ -94,7 +94,11 @@ class Batch:
 
     def _name(self, key: Key) -> str:
         """A name of its own; long ones make for short searches when the folder is large."""
-        return f"{self._folder}/{next(self._names)}-{key[0][2:]}"
+        return f"{self._own()}-{key[0][2:]}"
+
+    def _own(self) -> str:
+        """No other process that has a part in this batch has such a name."""
+        return f"{self._folder}/{os.getpid()}-{next(self._names)}"
 
     def put_file(
         self,
@@ -125,7 +129,7 @@ class Batch:
                 count += len(block)
                 durable.write_all(descriptor, block)
 
-        name = self._write(f"{self._folder}/{next(self._names)}", executable, copy)
+        name = self._write(self._own(), executable, copy)
         found = digest.hexdigest()
         short = size is not None and count < size
         if short or (sha256 is not None and found != sha256):
@@ -171,6 +175,15 @@ class Batch:
     def _keep(self, key: Key, name: str) -> None:
         if self._staged.setdefault(key, name) is not name:
             durable.discard(name)
+
+    def staged(self) -> list[tuple[Key, str]]:
+        """What was added and not published, for :meth:`adopt` in another process."""
+        return list(self._staged.items())
+
+    def adopt(self, staged: Iterable[tuple[Key, str]]) -> None:
+        """Take what a copy of this process has added to its copy of this batch."""
+        for key, name in staged:
+            self._keep(key, name)
 
     def flush(self) -> None:
         """Begin to write to the disk what was added; what goes wrong, publish() will meet.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     # What marshal can carry: texts, numbers, and tuples, lists and tables of them.
     Value = TypeVar("Value")
 
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which fcntl names from Python 3.10 on
+_PIPE = 1 << 20  # bytes
 _TOKEN = 4  # bytes of a piece's number in the pipe that hands them out
 MOST_PIECES = 8192  # so that all numbers fit into a pipe at once
 
@@ -68,22 +70,16 @@ class Copies:
         finally:
             os.close(sink)
         try:
+            parent = os.getpid()
             for _ in range(count):
-                self._running.append(_start(work, self.source))
+                self._running.append(_start(lambda: work(_numbers(self.source, None, parent))))
         except BaseException:
             self.stop()
             raise
 
     def results(self) -> list[Any]:
         """What each of them made, when all are done. Raises their errors."""
-        found = []
-        while self._running:
-            process, descriptor = self._running[-1]
-            with open(os.dup(descriptor), "rb") as stream:
-                data = stream.read()
-            _end(*self._running.pop(), kill=False)
-            found.append(_result(process, data))
-        return found
+        return _results(self._running)
 
     def stop(self) -> None:
         """End those that still work. Whoever gave up may now remove what they were writing."""
@@ -94,19 +90,95 @@ class Copies:
             self.source = -1
 
 
-def _start(work: Callable[[Iterator[int]], Value], source: int) -> tuple[int, int]:
+class Fed:
+    """``work(descriptor)`` in ``count`` copies of this process, each with a pipe to read from.
+
+    The end of its pipe is the order to come to an end. Otherwise as with :class:`Copies`.
+    """
+
+    def __init__(self, work: Callable[[int], Value], count: int) -> None:
+        self._running: list[tuple[int, int]] = []
+        self._sinks: list[int] = []
+        try:
+            for _ in range(count):
+                source, sink = os.pipe()
+                self._sinks.append(sink)
+                _widen(sink)
+                try:
+                    self._running.append(_start(self._task(work, source)))
+                finally:
+                    os.close(source)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _task(self, work: Callable[[int], Value], source: int) -> Callable[[], Value]:
+        def task() -> Value:
+            # Held open here, no pipe would ever end.
+            for sink in self._sinks:
+                os.close(sink)
+            return work(source)
+
+        return task
+
+    def idlest(self) -> int:
+        """The pipe with the least in it that was not read yet."""
+        return min(self._sinks, key=_unread)
+
+    def results(self) -> list[Any]:
+        """End the pipes; what each of them made, when all are done. Raises their errors."""
+        self._close()
+        return _results(self._running)
+
+    def stop(self) -> None:
+        """End those that still work."""
+        self._close()
+        while self._running:
+            _end(*self._running.pop(), kill=True)
+
+    def _close(self) -> None:
+        while self._sinks:
+            os.close(self._sinks.pop())
+
+
+def _widen(pipe: int) -> None:
+    """Room for a few blocks, where the system gives it."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+    except OSError:
+        return
+
+
+def _unread(pipe: int) -> int:
+    import fcntl
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def _results(running: list[tuple[int, int]]) -> list[Any]:
+    found = []
+    while running:
+        process, descriptor = running[-1]
+        with open(os.dup(descriptor), "rb") as stream:
+            data = stream.read()
+        _end(*running.pop(), kill=False)
+        found.append(_result(process, data))
+    return found
+
+
+def _start(task: Callable[[], Any]) -> tuple[int, int]:
     receiver, sender = os.pipe()
-    parent = os.getpid()
     process = os.fork()
     if process:
         os.close(sender)
         return process, receiver
-    return _helper(work, source, sender, parent)
+    return _helper(task, sender)
 
 
-def _helper(
-    work: Callable[[Iterator[int]], Value], source: int, sender: int, parent: int
-) -> NoReturn:
+def _helper(task: Callable[[], Any], sender: int) -> NoReturn:
     """The life of a copy: nothing of what the original would do at its end happens here."""
     try:
         import signal
@@ -115,7 +187,7 @@ def _helper(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         answer: Any
         try:
-            answer = ("done", work(_numbers(source, None, parent)))
+            answer = ("done", task())
         except OSError as error:
             answer = ("system", (error.errno, error.filename, error.filename2))
         except WainError as error:

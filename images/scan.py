@@ -38,8 +38,9 @@ else:
     Drift = namedtuple("Drift", "path owner what")
 
 
+FOLDER = stat.S_IFDIR | FOLDER_MODE
 # Modes with the type, by whether the file is executable.
-_SHARED = (stat.S_IFREG | FILE_MODE, stat.S_IFREG | EXECUTABLE_MODE)
+SHARED = (stat.S_IFREG | FILE_MODE, stat.S_IFREG | EXECUTABLE_MODE)
 _OWN = (stat.S_IFREG | OWN_FILE_MODE, stat.S_IFREG | OWN_EXECUTABLE_MODE)
 
 
@@ -103,7 +104,7 @@ def _as_written(root: str, entry: Entry) -> bool:
         status.st_size == size
         and status.st_mtime_ns == FIXED_NS
         and (
-            status.st_mode == _SHARED[executable]
+            status.st_mode == SHARED[executable]
             or (status.st_mode == _OWN[executable] and status.st_nlink == 1)
         )
     )
@@ -145,7 +146,7 @@ def _folders(root: str, known: set[str]) -> list[Drift]:
             mode = os.lstat(f"{root}/{folder}").st_mode
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if mode != stat.S_IFDIR | FOLDER_MODE:
+        if mode != FOLDER:
             drift.append(Drift(folder, "-", "mode" if stat.S_ISDIR(mode) else "type"))
     return drift
 

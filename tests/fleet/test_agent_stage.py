@@ -18,6 +18,7 @@ from fleet import pack as pack_module
 from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.manifest import Entry, Manifest
+from images.parallel import cores
 from images.store import Store
 from tests.support.hosts import Host
 from tests.support.small_images import ABI, MINOR, SITE, small_image
@@ -266,10 +267,15 @@ def cut(session: Session, pieces: Iterator[bytes], at: int) -> Iterator[bytes]:
 
 @pytest.mark.row("T1")
 @pytest.mark.parametrize("zstd", [False, True])
+@pytest.mark.parametrize("times", [1, 20], ids=["alone", "shared"])
 def test_a_cut_line_costs_at_most_one_object(
-    host: Host, store: Store, sample: Callable[[Sequence[int], int], Sequence[int]], zstd: bool
+    host: Host,
+    store: Store,
+    sample: Callable[[Sequence[int], int], Sequence[int]],
+    zstd: bool,
+    times: int,
 ) -> None:
-    files = {f"data/{n:03}": os.urandom(1500 + 250 * n).hex().encode() for n in range(40)}
+    files = {f"data/{n:03}": os.urandom((1500 + 250 * n) * times).hex().encode() for n in range(40)}
     image = small_image(store, "many", files)
     total = len(image.objects())
     with Packs(store) as packs:
@@ -291,6 +297,7 @@ def test_a_cut_line_costs_at_most_one_object(
             arrived = plain_prefix(pack.path.read_bytes()[:at])
             whole = count_whole(arrived, order, image.objects())
             assert total - whole <= len(missing) <= total - whole + 1
+            assert not os.listdir(f"{host.root}/tmp")
             with host.open() as session:
                 assert host.stage(session, image) == len(missing)
 
@@ -320,6 +327,59 @@ def count_whole(
             break
         count += 1
     return count
+
+
+def large_image(store: Store) -> Manifest:
+    """So much that several processes of the host take it; some objects span blocks."""
+    sizes = [3_000_000, 1 << 20, (1 << 20) - 41, (1 << 20) - 40, *range(1, 400_000, 20_000)]
+    return small_image(store, "large", {f"d{at:02}": os.urandom(n) for at, n in enumerate(sizes)})
+
+
+@pytest.mark.row("T5")
+@pytest.mark.parametrize("zstd", [False, True])
+def test_what_several_processes_take_is_checked_as_well(
+    host: Host, store: Store, zstd: bool
+) -> None:
+    image = large_image(store)
+    with Packs(store) as packs, host.open() as session:
+        missing = session.begin(image)
+        pieces = list(packs.get(image, missing, zstd).pieces())
+        other = bytearray(b"".join(pieces))
+        other[-3000] ^= 1
+        with pytest.raises(HostError) as caught:
+            session.send_pack([bytes(other)])
+        assert caught.value.kind == "object"
+        left = session.begin(image)
+        assert 0 < len(left) < len(missing)
+        assert session.send_pack(packs.get(image, left, zstd).pieces()) == len(left)
+        assert session.begin(image) == []
+    assert Store(host.root).verify() == []
+    assert not os.listdir(f"{host.root}/tmp")
+
+
+@pytest.mark.skipif(cores() < 2, reason="one core: no other process")
+def test_a_process_that_dies_while_it_takes_objects_is_one_error(host: Host, store: Store) -> None:
+    image = large_image(store)
+    with Packs(store) as packs, host.open() as session:
+        missing = session.begin(image)
+        agent = session._channel._process.pid  # type: ignore[attr-defined]
+
+        def pieces() -> Iterator[bytes]:
+            done = False
+            for piece in packs.get(image, missing).pieces():
+                yield piece
+                found = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+                if found and not done:
+                    os.kill(int(found[0]), signal.SIGKILL)
+                    done = True
+            assert done
+
+        with pytest.raises(HostError, match="a helper of this command died"):
+            session.send_pack(pieces())
+        assert len(session.begin(image)) == len(missing)
+        host.stage(session, image)
+        assert session.verify(image.image_id, deep=True) == []
+    assert not os.listdir(f"{host.root}/tmp")
 
 
 @pytest.mark.row("T7")
@@ -407,14 +467,13 @@ def test_the_bandwidth_cap(store: Store) -> None:
 def test_any_blocks_and_any_pieces_unpack(
     contents: list[bytes], block: int, piece: int, packed: Callable[[list[bytes]], bytes]
 ) -> None:
-    from fleet.agent_pack import PlainReader, inflate
+    from fleet.agent_unpack import Blocks, PlainReader, inflate
 
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
     blocks = [[plain[at : at + block]] for at in range(0, len(plain), block)]
     data = pack_module.HEAD + b"".join(map(packed, blocks)) + pack_module.END
-    unpacker = PlainReader(
-        inflate(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
-    )
+    whole = Blocks(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
+    unpacker = PlainReader(inflate(piece for _, piece in whole.upto(1 << 30)))
     for content in contents:
         head = unpacker.exactly(41)
         assert int.from_bytes(head[33:], "big") == len(content)

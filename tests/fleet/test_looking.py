@@ -123,7 +123,7 @@ def test_history_and_report(project: Project) -> None:
     steps = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     at = steps.index("connect")
     assert steps[at : at + 7] == [
-        "connect", "send", "checkout", "verify", "switch", "health", "revert",
+        "connect", "send", "checkout", "switch", "health", "revert",
     ]  # fmt: skip
     assert project.wain("report", "-o", "r.md").code == 0
     assert (project.folder / "r.md").read_text() == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
@@ -34,6 +35,22 @@ def test_the_archive_depends_on_nothing_but_the_sources(tmp_path: Path) -> None:
     assert names == sorted(names)
     assert {"fleet/agent.py", "fleet/agent_timer.py", "images/store.py"} <= set(names)
     assert not {"fleet/session.py", "fleet/agent_first.py", "images/catalog.py"} & set(names)
+
+
+def test_what_travels_is_the_agent_and_all_it_imports_of_ours() -> None:
+    top = Path(payload.__file__).parent.parent
+    sources = payload.sources()
+    needed = set()
+    for path in sources:
+        for node in ast.walk(ast.parse((top / path).read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                needed |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+    modules = {
+        name.replace(".", "/") + ".py" for name in needed if name[:6] in ("fleet.", "images")
+    }
+    imported = {path for path in modules if (top / path).is_file()}
+    agent = {path for path in sources if path.startswith("fleet/agent")}
+    assert imported | agent | {"fleet/__init__.py", "images/__init__.py"} == set(sources)
 
 
 def test_the_first_stage_needs_no_quoting_by_any_shell() -> None:

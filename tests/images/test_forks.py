@@ -12,7 +12,7 @@ import pytest
 
 import images.forks
 from images.errors import WainError
-from images.forks import MOST_PIECES, can_fork, in_processes
+from images.forks import MOST_PIECES, Fed, can_fork, in_processes
 
 _before: set[str] = set()
 
@@ -152,3 +152,47 @@ def test_progress_tells_what_this_process_took() -> None:
 
     (mine, *_) = in_processes(work, 500, told.append)
     assert told == mine
+
+
+def _lengths(source: int) -> list[int]:
+    return [len(block) for block in iter(lambda: os.read(source, 1 << 16), b"")]
+
+
+def test_each_process_reads_what_is_written_to_it_until_the_end() -> None:
+    fed = Fed(_lengths, 3)
+    try:
+        first = fed.idlest()
+        os.write(first, b"x" * 5000)
+        second = fed.idlest() if fed.idlest() != first else first
+        os.write(second, b"y" * 70_000)
+        found = fed.results()
+    finally:
+        fed.stop()
+    assert sum(sum(lengths) for lengths in found) == 75_000
+    assert len(found) == 3
+    assert _no_child_is_left()
+
+
+def test_the_idlest_pipe_is_the_one_with_the_least_left_in_it() -> None:
+    fed = Fed(lambda source: time.sleep(60), 2)
+    try:
+        first = fed.idlest()
+        os.write(first, b"x")
+        second = fed.idlest()
+        assert second != first
+        os.write(second, b"xy")
+        assert fed.idlest() == first
+    finally:
+        fed.stop()
+    assert _no_child_is_left()
+
+
+def test_what_a_fed_process_raises_is_raised_here() -> None:
+    def work(source: int) -> None:
+        raise WainError("a file", "is not there")
+
+    fed = Fed(work, 2)
+    with pytest.raises(WainError, match="a file: is not there"):
+        fed.results()
+    fed.stop()
+    assert _no_child_is_left()
