@@ -6,7 +6,6 @@ specification's ``.data`` folders), and RECORD is left to the image (assemble.py
 
 from __future__ import annotations
 
-import base64
 import binascii
 import io
 import re
@@ -26,6 +25,8 @@ _ONE_PIECE = 8 << 20  # bytes
 # No space at either end, no separator, and nothing that ends the name in entry_points.txt.
 _ENTRY_NAME = re.compile(r"(?!\s)[^/\\=\x00-\x1f\x7f]+(?<!\s)")
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+# base64 as it stands in URLs.
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 _SCRIPT = """\
 import sys
@@ -158,4 +159,5 @@ class _Joined:
 
 def record_hash(digest: str) -> str:
     """A hex sha256 as RECORD writes it: URL-safe base64 without padding."""
-    return base64.urlsafe_b64encode(binascii.unhexlify(digest)).decode().rstrip("=")
+    text = binascii.b2a_base64(binascii.unhexlify(digest), newline=False)
+    return text.translate(_URL_SAFE).rstrip(b"=").decode()

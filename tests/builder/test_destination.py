@@ -237,3 +237,47 @@ def test_what_is_no_wheel(store: Store, tmp_path: Path, how: str) -> None:
         into(store, wheel.path, wheel_at(wheel.path).sha256)
     assert caught.value.where == wheel.path.name
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", ["_AT_ONCE", "_IN_MEMORY"])
+def test_members_give_the_same_whether_inflated_at_once_or_not(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    files = {"a.py": "a = 1\n" * 500, "é.bin": bytes(range(256)) * 40, "empty.py": ""}
+    wheel = make_wheel(tmp_path, "demo", files)
+    at_once = into(store, wheel.path, wheel.sha256)
+    monkeypatch.setattr(unpack_module, limit, -1)
+    assert into(Store(str(tmp_path / "other")), wheel.path, wheel.sha256) == at_once
+    for name, data in files.items():
+        wanted = data if isinstance(data, bytes) else data.encode()
+        assert store.read(by_path(at_once)["lib", name].sha256) == wanted
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("what", ["content", "size", "sum", "local name", "mark", "place"])
+def test_a_damaged_member_is_refused(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, at_once: bool
+) -> None:
+    """Even where the lock names the damaged bytes."""
+    wheel = make_wheel(tmp_path, "demo", {"a.py": "a = 1\n" * 500})
+    with zipfile.ZipFile(wheel.path) as archive:
+        item = archive.getinfo("a.py")
+    data = bytearray(wheel.path.read_bytes())
+    entry = data.index(b"PK\1\2")
+    while data[entry + 46 : entry + 50] != b"a.py":
+        entry = data.index(b"PK\1\2", entry + 4)
+    at = {
+        "content": item.header_offset + 30 + 4 + 5,
+        "sum": entry + 16,
+        "size": entry + 24,
+        "local name": item.header_offset + 30,
+        "mark": item.header_offset,
+        "place": entry + 42,
+    }[what]
+    data[at] ^= 8
+    wheel.path.write_bytes(data)
+    if not at_once:
+        monkeypatch.setattr(unpack_module, "_AT_ONCE", -1)
+    with pytest.raises(WheelContentError):
+        into(store, wheel.path, hashlib.sha256(data).hexdigest())
+    assert list(store.keys()) == []
