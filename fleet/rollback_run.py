@@ -84,7 +84,6 @@ def roll_back_all(
         limit=job.limit, stopped=lambda: bool(control.interrupts), on_tick=tick,
     )  # fmt: skip
     tick()
-    write()
     states = [outcome.state for outcome in outcomes.values()]
     if UNTOUCHED in states:
         result, code = "interrupted", 130
@@ -94,6 +93,8 @@ def roll_back_all(
     else:
         result = "succeeded" if SUCCEEDED in states else "unchanged"
         code = 5 if UNREACHABLE in states else 0
-    journal.set_state(number, journals.DONE, result=result)
+    with journal.transaction():
+        write()
+        journal.set_state(number, journals.DONE, result=result)
     waves = [{"rule": "all", "hosts": [host.name for host in hosts], "state": "done"}]
     return Result(f"r{number}", result, code, waves, outcomes, "", time.monotonic() - began)

@@ -47,20 +47,21 @@ def run(args: argparse.Namespace, out: Output) -> int:
             return 1
         why = f"rollback to {target}" + (f": {args.reason}" if args.reason else "")
         with at_work(fleet, why):
-            fleet.journal.abandon_open(kind="rollback")
             by = fleet.by(reason=args.reason or "rollback", ticket=args.ticket)
-            number = fleet.journal.begin(
-                kind="rollback",
-                image=to[0] if to else "",
-                image_name=args.to or "the previous release",
-                plan_digest="",
-                plan={"to": to, "deep": args.deep, "hosts": [host.name for host in hosts]},
-                who=by["who"],
-                machine=by["machine"],
-                reason=args.reason,
-                ticket=args.ticket,
-                hosts=[row_of(Outcome(host.name, UNTOUCHED), 0) for host in hosts],
-            )
+            with fleet.journal.transaction():
+                fleet.journal.abandon_open(kind="rollback")
+                number = fleet.journal.begin(
+                    kind="rollback",
+                    image=to[0] if to else "",
+                    image_name=args.to or "the previous release",
+                    plan_digest="",
+                    plan={"to": to, "deep": args.deep, "hosts": [host.name for host in hosts]},
+                    who=by["who"],
+                    machine=by["machine"],
+                    reason=args.reason,
+                    ticket=args.ticket,
+                    hosts=[row_of(Outcome(host.name, UNTOUCHED), 0) for host in hosts],
+                )
             control = Control(fleet.journal)
             display = Display(out, control, len(hosts))
             job = Job(
