@@ -61,13 +61,14 @@ class _Yard:
         self._rolled_back = False
         self._fleet(HOSTS)
 
-    def _fleet(self, count: int, root: object = "app") -> None:
+    def _fleet(self, count: int, root: object = "app", name: str = "h") -> None:
         text = self._server.fleet_toml(f"[rollout]\nparallel = {PARALLEL}\n")
         head, _, hosts = text.partition("[[host]]")
         blocks = hosts.split("[[host]]")[:count]
         # A table ends where the next begins: the hosts stand before [rollout].
         top, _, rollout = head.partition("[rollout]")
         body = "".join(f"[[host]]{block}\n" for block in blocks).replace('/app"', f'/{root}"')
+        body = body.replace('name = "h', f'name = "{name}')
         (self._project / "fleet.toml").write_text(f"{top}\n{body}\n[rollout]{rollout}\n")
 
     def _wain(self, *words: str) -> Action:
@@ -154,7 +155,7 @@ class _Yard:
 
         def empty_root() -> None:
             root()
-            self._fleet(1, root)
+            self._fleet(1, root, name=f"{root}-")
 
         first = paired(
             "First roll-out to one host",

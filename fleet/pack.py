@@ -1,7 +1,8 @@
 """Packs: the objects some host lacks, as one compressed stream.
 
 A pack is built once for each missing set, while the first host already receives it, and
-spooled on disk; every other host with the same missing set reads the same file. Format::
+spooled on disk; every other host with the same missing set reads the same file. Where there is
+only one host, it is handed on as it is built. Format::
 
     "wain-pack 1\\n"
     blocks: method (1 byte: 0 stored, 1 deflate, 2 zstd), packed length, plain length (4 bytes
@@ -22,9 +23,12 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from hashlib import sha256
+from io import RawIOBase
 from pathlib import Path
 
 from images.manifest import Manifest
@@ -51,16 +55,23 @@ BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
 GOES_ON = 0x80  # in the method: the block begins within an object
+AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
 PIECE = 1 << 18  # bytes in one piece of the stream
 
 
 class Pack:
-    """One missing set's pack, complete or growing. Safe to read from many threads."""
+    """One missing set's pack, complete or growing. Safe to read from many threads.
 
-    def __init__(self, path: Path) -> None:
+    Without a ``path`` it can be read only once, and little of it is held in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self.path = path
+        self.begun = False  # to be read
+        self._held: deque[bytes] = deque()
+        self._waiting = 0  # bytes of them
         self._size = 0
-        self._done = False
+        self._done = self._stopped = False
         self._error: BaseException | None = None
         self._grown = threading.Condition()
 
@@ -70,8 +81,17 @@ class Pack:
         Raises what building it raised.
         """
         began, sent = time.monotonic(), 0
+        self.begun = True
+        for piece in self._spooled(self.path) if self.path else self._handed_on():
+            sent += len(piece)
+            yield piece
+            if limit:
+                time.sleep(max(0.0, began + sent / limit - time.monotonic()))
+
+    def _spooled(self, path: Path) -> Iterator[bytes]:
+        sent = 0
         # Unbuffered: what a buffer held before the file grew would be missing from the stream.
-        with self.path.open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file:
             while True:
                 with self._grown:
                     while self._size <= sent and not self._done and not self._error:
@@ -83,14 +103,32 @@ class Pack:
                     piece = file.read(min(PIECE, size - sent))
                     sent += len(piece)
                     yield piece
-                    if limit:
-                        time.sleep(max(0.0, began + sent / limit - time.monotonic()))
                 if done and sent >= self._size:
                     return
 
+    def _handed_on(self) -> Iterator[bytes]:
+        while True:
+            with self._grown:
+                while not self._held and not self._done and not self._error:
+                    self._grown.wait()
+                if self._error:
+                    raise self._error
+                if not self._held:
+                    return
+                piece = self._held.popleft()
+                self._waiting -= len(piece)
+                self._grown.notify_all()
+            yield piece
+
+    def stop(self) -> None:
+        """End the building: nobody waits for it."""
+        with self._grown:
+            self._stopped = True
+            self._grown.notify_all()
+
     @property
     def size(self) -> int:
-        """Bytes of the complete pack; waits for it."""
+        """Bytes of the complete pack; waits for it. Without a path, only of one up to AHEAD."""
         with self._grown:
             while not self._done and not self._error:
                 self._grown.wait()
@@ -102,16 +140,17 @@ class Pack:
         """Fill it; for the one thread that made it."""
         packed = _zstd if zstd else _deflated
         try:
-            with self.path.open("wb", buffering=0) as file, ThreadPoolExecutor(_cores()) as pool:
+            file = self.path.open("wb", buffering=0) if self.path else nullcontext()
+            with file as spool, ThreadPoolExecutor(_cores()) as pool:
                 ahead: list[Future[bytes]] = []
-                self._append(file.write, HEAD)
+                self._append(spool, HEAD)
                 for block, goes_on in _blocks(_records(store, keys)):
                     ahead.append(pool.submit(packed, block, goes_on))
                     if len(ahead) > 2 * _cores():
-                        self._append(file.write, ahead.pop(0).result())
+                        self._append(spool, ahead.pop(0).result())
                 for future in ahead:
-                    self._append(file.write, future.result())
-                self._append(file.write, END)
+                    self._append(spool, future.result())
+                self._append(spool, END)
         except BaseException as error:
             with self._grown:
                 self._error = error
@@ -121,23 +160,35 @@ class Pack:
             self._done = True
             self._grown.notify_all()
 
-    def _append(self, write: Callable[[memoryview], int | None], data: bytes) -> None:
+    def _append(self, spool: RawIOBase | None, data: bytes) -> None:
         view = memoryview(data)
-        while view:
-            view = view[write(view) or 0 :]
+        while spool and view:
+            view = view[spool.write(view) or 0 :]
         with self._grown:
+            if not spool:
+                while self._waiting > AHEAD and not self._stopped:
+                    self._grown.wait()
+                self._held.append(data)
+                self._waiting += len(data)
+            if self._stopped:
+                raise InterruptedError("nobody waits for this pack")
             self._size += len(data)
             self._grown.notify_all()
 
 
 class Packs:
-    """The packs of one roll-out, by missing set, in a spool folder of its own."""
+    """The packs of one roll-out, by missing set, in a spool folder of its own.
 
-    def __init__(self, store: Store, folder: str | None = None) -> None:
+    ``once``: only one host will read them.
+    """
+
+    def __init__(self, store: Store, folder: str | None = None, *, once: bool = False) -> None:
         self._store = store
+        self._once = once
         self._folder = tempfile.TemporaryDirectory(prefix="wain-packs-", dir=folder)
         self._packs: dict[str, Pack] = {}
-        self._threads: list[threading.Thread] = []
+        self._building: list[tuple[Pack, threading.Thread]] = []
+        self._foreseen: set[str] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Packs:
@@ -147,8 +198,10 @@ class Packs:
         self.close()
 
     def close(self) -> None:
-        """Remove the spool."""
-        for thread in self._threads:
+        """Remove the spool; what is still being built has nobody left to wait for it."""
+        for pack, _ in self._building:
+            pack.stop()
+        for _, thread in self._building:
             thread.join()
         self._folder.cleanup()
 
@@ -157,22 +210,42 @@ class Packs:
 
         ``zstd``: the host can read it.
         """
-        wanted = set(missing)
+        return self._get(manifest, set(missing), zstd, False)
+
+    def foresee(self, manifest: Manifest, missing: Iterable[Key]) -> None:
+        """Begin the pack that hosts will want, if they are as most; see :meth:`settle`."""
+        self._get(manifest, set(missing), True, True)
+
+    def settle(self) -> None:
+        """The hosts have been asked: end the building of what was foreseen and nobody wants."""
+        with self._lock:
+            for name in self._foreseen:
+                self._packs.pop(name).stop()
+            self._foreseen.clear()
+
+    def _get(self, manifest: Manifest, wanted: set[Key], zstd: bool, foreseen: bool) -> Pack:
         zstd = zstd and zstandard is not None
         keys = "".join(f"{key[0]}{key[1]:d}" for key in sorted(wanted))
         name = sha256(f"{zstd:d}{keys}".encode()).hexdigest()
         with self._lock:
             pack = self._packs.get(name)
-            if pack is None:
-                path = Path(self._folder.name) / name
-                path.touch()
+            if foreseen:
+                self._foreseen.add(name)
+            else:
+                self._foreseen.discard(name)
+            if pack is None or (self._once and pack.begun):
+                path = None
+                if not self._once:
+                    # Never the file of a building that was ended, which may write once more.
+                    path = Path(self._folder.name) / f"{len(self._building)}-{name}"
+                    path.touch()
                 pack = self._packs[name] = Pack(path)
                 # Neighbours in the tree resemble each other; neighbours in hash do not.
                 order = list(dict.fromkeys(e.key for e in manifest.entries if e.key in wanted))
                 thread = threading.Thread(
                     target=pack.build, args=(self._store, order, zstd), daemon=True, name="pack"
                 )
-                self._threads.append(thread)
+                self._building.append((pack, thread))
                 thread.start()
         return pack
 

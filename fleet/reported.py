@@ -104,6 +104,12 @@ def forget(journal: Journal, hosts: Iterable[str]) -> int:
         return sum(db.execute("DELETE FROM hosts WHERE name=?", (host,)).rowcount for host in hosts)
 
 
+def any_known(journal: Journal, hosts: Iterable[str]) -> bool:
+    """Whether one of these hosts was ever asked."""
+    query = "SELECT 1 FROM hosts WHERE name=?"
+    return any(True for host in hosts for _ in journal.rows(query, (host,)))
+
+
 def reports(journal: Journal) -> list[Report]:
     """Every host's last word, by name."""
     return [

@@ -149,7 +149,12 @@ class Store:
         With a mapping to sizes, as Manifest.objects() gives it, the size counts as well.
         """
         sizes = keys if hasattr(keys, "get") else {}
-        return [key for key in keys if not self.is_present(key, sizes.get(key))]
+        there = set(self._names(self.objects))
+        return [
+            key
+            for key in keys
+            if key[0][:2] not in there or not self.is_present(key, sizes.get(key))
+        ]
 
     def read(self, sha256: str, executable: bool = False) -> bytes:
         """An object's bytes, checked against its name. Raises ObjectError."""

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fleet import reported
 from fleet.contact import Held
 from fleet.inventory import Host
 from fleet.plan import SWITCH, HostPlan, Plan, make_plan
@@ -61,12 +62,17 @@ def survey_and_plan(
         moves = session.facts.state.current not in ids
         return moves and held is not None and held.put(host, session)
 
+    names = (host.name for host in hosts)
+    if held is not None and len(wanted) == 1 and not reported.any_known(fleet.journal, names):
+        # Hosts nobody has seen will lack all of it: the pack is begun while they are asked.
+        images.packs.foresee(wanted[0].manifest, wanted[0].manifest.objects())
     answers = survey(
         hosts, settings, keep=keep, by=by, on_progress=out.progress, question=ask, hold=hold
     )
     note_answers(fleet.journal, answers)
     fleet.remember()
     plan = make_plan(hosts, answers, wanted, settings, images, stage_only=stage_only, found=found)
+    images.packs.settle()
     if held is not None:
         first = plan.waves[0].hosts if plan.waves else ()
         held.close(but={one.host for one in plan.hosts if one.action == SWITCH} & set(first))

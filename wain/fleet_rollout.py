@@ -68,7 +68,8 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
             out.say(line)
         wanted = with_proofs(fleet.inventory.trust, fleet.catalog.store, wanted)
         why = f"rollout {args.image}" + (f": {args.reason}" if args.reason else "")
-        with at_work(fleet, why, hurry=not ask) as images, _held(fleet, ask) as held:
+        once = not ask and len(hosts) == 1
+        with at_work(fleet, why, hurry=not ask, once=once) as images, _held(fleet, ask) as held:
             fleet.keep([*(one.id for one in wanted), *_ids(fleet)])
             by = fleet.by(reason=args.reason, ticket=args.ticket)
             plan = _survey_and_plan(fleet, hosts, wanted, images, by, out, held, args.stage_only)

@@ -124,13 +124,18 @@ def open_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
 
 
 @contextlib.contextmanager
-def at_work(fleet: Fleet, why: str, *, hurry: bool = False) -> Iterator[Comparisons]:
-    """The fleet's lock, and the images with a spool for packs. ``hurry`` as in Comparisons."""
+def at_work(
+    fleet: Fleet, why: str, *, hurry: bool = False, once: bool = False
+) -> Iterator[Comparisons]:
+    """The fleet's lock, and the images with a spool for packs.
+
+    ``hurry`` as in Comparisons, ``once`` as in Packs.
+    """
     with fleet_lock(fleet.folder, why):
         state = fleet.folder / ".wain"
         for leftover in state.glob("wain-packs-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        with Packs(fleet.catalog.store, str(state)) as packs:
+        with Packs(fleet.catalog.store, str(state), once=once) as packs:
             yield Comparisons(fleet.catalog, packs, hurry=hurry)
 
 

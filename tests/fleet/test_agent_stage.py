@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -428,6 +429,48 @@ def test_one_missing_set_is_packed_once(store: Store, old: Manifest, new: Manife
         assert packs.get(new, new.objects()) is not first
         assert b"".join(first.pieces()) == b"".join(first.pieces())
         assert first.size == len(b"".join(first.pieces()))
+
+
+def test_a_pack_that_was_foreseen_is_taken_or_ended(
+    store: Store, old: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_module, "AHEAD", 1 << 20)
+    image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
+    with Packs(store, once=True) as packs:
+        packs.foresee(old, old.objects())
+        packs.foresee(image, image.objects())
+        first, other = packs._packs.values()
+        assert packs.get(old, old.objects(), zstd=True) is first
+        packs.settle()
+        assert first.size == len(b"".join(first.pieces()))
+        with pytest.raises(InterruptedError):
+            assert other.size < 0
+        # Who wants it later after all gets a whole one.
+        again = packs.get(image, image.objects(), zstd=True)
+        assert again is not other
+        assert len(b"".join(again.pieces())) > 4 << 20
+
+
+def test_a_pack_for_one_host_is_handed_on_and_made_again_when_it_is_asked_for_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_module, "AHEAD", 1 << 20)
+    image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(6)})
+    with Packs(store) as packs:
+        whole = b"".join(packs.get(image, image.objects()).pieces())
+    with Packs(store, once=True) as packs:
+        first = packs.get(image, image.objects())
+        assert packs.get(image, image.objects()) is first
+        assert first.path is None
+        pieces = first.pieces()
+        next(pieces)
+        second = packs.get(image, image.objects())
+        assert second is not first
+        assert b"".join(second.pieces()) == whole
+        third = packs.get(image, image.objects())
+        assert not third.begun
+    # Closed: nobody reads the third, and nobody waits for it.
+    assert not any(thread.name == "pack" for thread in threading.enumerate())
 
 
 @pytest.mark.row("T5")
