@@ -45,6 +45,7 @@ class Disk:
         self.root = root
         self.bytes: set[str] = set()
         self.names: set[tuple[str, str]] = set()
+        self.staged: set[tuple[str, str]] = set()  # names that count once their folder is named
         self.gone: set[str] = set()  # manifests that were removed, and might come back
         self.problems: list[str] = []
         self.history_lasts = True  # by the time of the answer; nothing else waits for it
@@ -55,8 +56,9 @@ class Disk:
         return path.startswith(self.root + "/") and not PASSING.fullmatch(below)
 
     def _name(self, path: str) -> None:
-        if self._ours(path) and not STAGING.fullmatch(path[len(self.root) + 1 :]):
-            self.names.add((os.path.dirname(path), path))
+        if self._ours(path):
+            staged = STAGING.fullmatch(path[len(self.root) + 1 :])
+            (self.staged if staged else self.names).add((os.path.dirname(path), path))
 
     def lost(self, below: str = "") -> list[str]:
         """What is not safe yet, at or below a path."""
@@ -82,12 +84,14 @@ class Disk:
         elif name == "fsync" and inside:
             self.bytes.discard(inside[1])
             self.names = {one for one in self.names if one[0] != inside[1]}
+            self.staged = {one for one in self.staged if one[0] != inside[1]}
             self.gone = {one for one in self.gone if os.path.dirname(one) != inside[1]}
             self.history_lasts |= inside[1] == f"{self.root}/history.jsonl"
             self.root_lasts |= inside[1] == os.path.dirname(self.root)
         elif name == "syncfs":
             self.bytes.clear()
             self.names.clear()
+            self.staged.clear()
             self.gone.clear()
         elif name == "mkdir" and texts == [self.root]:
             self.root_lasts = False
@@ -106,6 +110,7 @@ class Disk:
                 self.problems.append(f"{path} goes before it lasts that its manifest went")
             self.bytes.discard(path)
             self.names = {one for one in self.names if one[1] != path}
+            self.staged = {one for one in self.staged if one[1] != path}
 
     def _known(self, path: str) -> bool:
         return any(path == one for _, one in self.names)
@@ -133,6 +138,10 @@ class Disk:
                 self.problems.append(f"current is switched before {waiting[0]} lasts")
         self.bytes = {path for path in self.bytes if path != source}
         self.names = {one for one in self.names if one[1] != source}
+        for folder, path in list(self.staged):
+            if folder == source:
+                self._name(f"{target}/{os.path.basename(path)}")
+        self.staged = {one for one in self.staged if source not in one}
         self._name(target)
 
 
