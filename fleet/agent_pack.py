@@ -46,8 +46,9 @@ def pack(agent: Agent, request: Request) -> Answer:
     while not (blocks.ended or problem):
         with agent.store.batch() as batch, _Flushing(batch) as flushing:
             pieces = _watched(agent, blocks, flushing, total)
-            if total > ALONE and cores() > 1 and can_fork():
-                taken, problem = _shared(batch, agent.wanted, pieces)
+            takers = _takers(batch, agent.wanted) if total > ALONE else None
+            if takers:
+                taken, problem = _shared(takers, batch, agent.wanted, pieces)
             else:
                 taken, problem = take(batch, agent.wanted, (piece for _, piece in pieces))
         count += len(taken)
@@ -73,28 +74,40 @@ def _watched(
         yield begins, piece
 
 
-def _shared(
-    batch: Batch, wanted: dict[Key, int], pieces: Iterator[tuple[bool, bytes]]
-) -> tuple[list[Key], Exception | None]:
-    """As `take`, by several processes that stage into the same batch."""
+def _takers(batch: Batch, wanted: dict[Key, int]) -> Fed | None:
+    """A process a core that takes objects out of blocks; None where that is not possible."""
 
     def work(source: int) -> tuple[list[Key], list[tuple[Key, str]], Answer | None]:
         taken, problem = take(batch, wanted, iter(lambda: os.read(source, 1 << 18), b""))
         answer = answer_of(problem) if isinstance(problem, WainError) else None
         return taken, batch.staged(), answer
 
+    if cores() < 2 or not can_fork():
+        return None
+    try:
+        return Fed(work, cores())
+    except OSError:
+        return None  # no more processes for this user
+
+
+def _shared(
+    takers: Fed, batch: Batch, wanted: dict[Key, int], pieces: Iterator[tuple[bool, bytes]]
+) -> tuple[list[Key], Exception | None]:
+    """As `take`, by several processes that stage into the same batch."""
     taken: list[Key] = []
     problem: Exception | None = None
-    takers = Fed(work, cores())
     try:
         sink = -1
         try:
             for begins, piece in pieces:
                 if begins:
                     sink = takers.idlest()
-                durable.write_all(sink, piece)
-        except BrokenPipeError:
-            pass  # it gave up, and says why
+                if sink < 0:
+                    raise AgentError("object", "the pack begins within an object")
+                try:
+                    durable.write_all(sink, piece)
+                except BrokenPipeError:
+                    break  # it gave up, and says why
         except (Closed, WainError) as error:
             problem = error
         for theirs, staged, answer in takers.results():

@@ -171,7 +171,12 @@ def _results(running: list[tuple[int, int]]) -> list[Any]:
 
 def _start(task: Callable[[], Any]) -> tuple[int, int]:
     receiver, sender = os.pipe()
-    process = os.fork()
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(receiver)
+        os.close(sender)
+        raise
     if process:
         os.close(sender)
         return process, receiver

@@ -336,6 +336,13 @@ def large_image(store: Store) -> Manifest:
     return small_image(store, "large", {f"d{at:02}": os.urandom(n) for at, n in enumerate(sizes)})
 
 
+def _going_on(data: bytes) -> bytes:
+    """A pack whose first block claims to go on with something."""
+    pack = bytearray(data)
+    pack[len(pack_module.HEAD)] |= pack_module.GOES_ON
+    return bytes(pack)
+
+
 @pytest.mark.row("T5")
 @pytest.mark.parametrize("zstd", [False, True])
 def test_what_several_processes_take_is_checked_as_well(
@@ -346,6 +353,8 @@ def test_what_several_processes_take_is_checked_as_well(
         missing = session.begin(image)
         pieces = list(packs.get(image, missing, zstd).pieces())
         other = bytearray(b"".join(pieces))
+        with pytest.raises(HostError, match="begins within an object"):
+            session.send_pack([_going_on(b"".join(pieces))])
         other[-3000] ^= 1
         with pytest.raises(HostError) as caught:
             session.send_pack([bytes(other)])

@@ -196,3 +196,22 @@ def test_what_a_fed_process_raises_is_raised_here() -> None:
         fed.results()
     fed.stop()
     assert _no_child_is_left()
+
+
+def test_no_process_left_to_be_had_is_an_error_that_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    open_before = len(os.listdir("/proc/self/fd"))
+    forks = iter([True, False])
+
+    def fork() -> int:
+        if next(forks):
+            return real()
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    real = os.fork
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(BlockingIOError):
+        Fed(_lengths, 3)
+    assert _no_child_is_left()
+    assert len(os.listdir("/proc/self/fd")) == open_before
