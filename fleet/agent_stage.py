@@ -187,7 +187,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
             for leftover in (new, f"{home}/.old-{image[:16]}"):
                 if os.path.lexists(leftover):
                     remove_tree(leftover)
-        check_release(agent, image, False)
+        check_release(agent, image, False, interpreter)
         state["made"] = {**state["made"], image: list(interpreter)}
         answer.update(
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,

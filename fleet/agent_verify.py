@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fleet.agent import Agent
     from images.manifest import Entry
+    from images.render import Interpreter
     from images.tree import Drift
 
     Request = dict[str, Any]
@@ -30,10 +31,12 @@ def drift_of(
     deep: bool,
     strays: bool = True,
     among: Sequence[Entry] | None = None,
+    interpreter: Interpreter | None = None,
 ) -> list[Drift]:
     """Where a release differs from its manifest; ``strays``: what was added counts.
 
-    With ``among``, only these entries and their folders are looked at.
+    With ``among``, only these entries and their folders are looked at. ``interpreter``: what it
+    was made for, when the host's state does not say so yet.
     """
     manifest, target = agent.manifest(image), agent.release(image)
     if among is not None:
@@ -41,15 +44,18 @@ def drift_of(
     if not os.path.isdir(target) or os.path.islink(target):
         return [tree.Drift("", "-", "type" if os.path.lexists(target) else "missing")]
     return tree.scan(
-        target, manifest, target, agent.interpreter_of(image), deep,
+        target, manifest, target, interpreter or agent.interpreter_of(image), deep,
         store=agent.store, strays=strays, on_progress=agent.progress,
     )  # fmt: skip
 
 
-def check_release(agent: Agent, image: str, deep: bool) -> None:
+def check_release(
+    agent: Agent, image: str, deep: bool, interpreter: Interpreter | None = None
+) -> None:
     """Raise AgentError `damaged` when a release is not whole. What was added does not count."""
     seal, doubtful = agent_seal.measure(agent.release(image), agent.manifest(image))
-    drift = drift_of(agent, image, deep, strays=False, among=None if deep else doubtful)
+    among = None if deep else doubtful
+    drift = drift_of(agent, image, deep, strays=False, among=among, interpreter=interpreter)
     if drift:
         raise AgentError(
             "damaged",

@@ -628,6 +628,23 @@ def test_another_patch_release_of_python_is_no_drift(
         assert session.rollback(None, new.image_id)[0] == old.image_id
 
 
+def test_a_release_made_anew_for_another_python_is_looked_at_as_such(
+    host: Host, old: Manifest, new: Manifest
+) -> None:
+    """The host's Python was updated since, and the release was damaged, or removed by hand."""
+    host.deploy(old)
+    host.deploy(new)
+    state = Path(host.root, "state.json")
+    document = json.loads(state.read_text())
+    document["made"][old.image_id][1] = "3.0.0"
+    state.write_text(json.dumps(document))
+    shutil.rmtree(f"{host.root}/releases/{old.image_id}")
+    with host.open() as session:
+        assert session.begin(old) == []
+        assert session.checkout(old.image_id)["made"]
+        assert session.verify(old.image_id, deep=True) == []
+
+
 @pytest.mark.row("A3")
 @pytest.mark.row("S3")
 def test_pruning_what_cannot_be_listed_removes_nothing(
