@@ -30,9 +30,12 @@ def staging(parent: str) -> Iterator[tuple[str, int]]:
     while True:
         folder = f"{parent}/{os.urandom(8).hex()}"
         os.mkdir(folder, 0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Somebody who cleans up may be faster than the lock, or than this.
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Somebody who cleans up may have been faster than the lock.
         if os.path.isdir(folder):
             break
         os.close(descriptor)

@@ -21,6 +21,7 @@ from images.batch import Batch
 from images.errors import LockedError, WainError
 from images.layout import FIXED_NS
 from images.manifest import ManifestError
+from images.staging import clean_staging
 from images.store import FIXED_MTIME, ObjectError, Store, StoreError
 from tests.support.trees import entry, manifest_of, put_image, sha
 
@@ -664,6 +665,27 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(store: Store) -> N
     _put(store, b"next")
     assert os.listdir(store.tmp) == []
     assert list(store.keys()) == [(sha(b"next"), False)]
+
+
+@pytest.mark.row("K2")
+def test_a_folder_that_another_writer_takes_for_rubbish_before_its_lock_is_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody holds it for the moment between its making and its lock."""
+    real, made = os.mkdir, []
+
+    def mkdir(path: str, *arguments: Any) -> None:
+        real(path, *arguments)
+        if path.startswith(f"{store.tmp}/"):
+            made.append(path)
+            if len(made) < 3:
+                clean_staging(store.tmp)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    _put(store, b"one")
+    assert len(made) == 3
+    assert os.listdir(store.tmp) == []
+    assert list(store.keys()) == [(sha(b"one"), False)]
 
 
 @pytest.mark.row("K2")
