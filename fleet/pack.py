@@ -115,10 +115,11 @@ class Pack:
                     raise self._error
                 if not self._held:
                     return
-                piece = self._held.popleft()
-                self._waiting -= len(piece)
+                block = self._held.popleft()
+                self._waiting -= len(block)
                 self._grown.notify_all()
-            yield piece
+            for at in range(0, len(block), PIECE):
+                yield block[at : at + PIECE]
 
     def stop(self) -> None:
         """End the building: nobody waits for it."""

@@ -475,7 +475,10 @@ def test_a_pack_for_one_host_is_handed_on_and_made_again_when_it_is_asked_for_ag
         next(pieces)
         second = packs.get(image, image.objects())
         assert second is not first
-        assert b"".join(second.pieces()) == whole
+        handed_on = list(second.pieces())
+        assert b"".join(handed_on) == whole
+        # A line's deadline and its bandwidth are looked at between two of them.
+        assert max(map(len, handed_on)) <= pack_module.PIECE
         third = packs.get(image, image.objects())
         assert not third.begun
     # Closed: nobody reads the third, and nobody waits for it.
