@@ -676,7 +676,7 @@ def test_a_folder_that_another_writer_takes_for_rubbish_before_its_lock_is_made_
 
     def mkdir(path: str, *arguments: Any) -> None:
         real(path, *arguments)
-        if path.startswith(f"{store.tmp}/"):
+        if os.path.dirname(path) == store.tmp:
             made.append(path)
             if len(made) < 3:
                 clean_staging(store.tmp)
