@@ -224,7 +224,7 @@ class Store:
         if intact:
             with self.batch() as batch:
                 for one in intact:
-                    batch.put(self.read(*one.key), one.key[1])
+                    batch.put_known(one.key, self.read(*one.key))
         return [one for one in bad if one.what not in ("mode", "owner", "time")]
 
     def remove_bad(self, bad: Iterable[Bad]) -> None:

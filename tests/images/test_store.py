@@ -380,6 +380,14 @@ def test_heal_replaces_what_has_the_right_bytes_and_names_the_rest(store: Store)
     assert [bad.what for bad in store.verify(keys)] == ["content", "missing"]
 
 
+@pytest.mark.root
+def test_heal_replaces_what_somebody_else_owns(store: Store) -> None:
+    _put(store, b"theirs")
+    _chown(store.object_path(sha(b"theirs")))
+    assert store.heal([(sha(b"theirs"), False)]) == []
+    assert store.verify() == []
+
+
 # Manifests and formats
 
 
