@@ -6,7 +6,6 @@ they run is bytecode_worker.py, which also says what goes over the pipes.
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from images.errors import WainError
+from images.forks import widen
 from images.render import Interpreter
 
 # Sources that wait for each worker before another one is started.
@@ -34,15 +34,10 @@ _HEADER = 5
 _SHARE = 8
 # Bytes of sources waiting for any worker, before whoever submits has to wait.
 _WAITING = 32 << 20
-# Bytes; a worker need not wait for a thread here to read what it has done, or feed it.
-_PIPE = 1 << 20
 # Seconds between two looks at what else there is to do while sources compile.
 _TICK = 0.05
-_SMALLEST_PIPE = 4096
 # Bytes that are read from one at once.
 _BUFFER = 256 << 10
-# How Linux is asked for that much; other systems have no such call.
-_SET_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)
 # From this release on each source is compiled in a fork of its own (see bytecode_worker.py).
 _FORKED_FROM = (3, 14)
 
@@ -306,17 +301,8 @@ def _start(interpreter: Interpreter) -> tuple[subprocess.Popen[bytes], int]:
         )
     except OSError as error:
         raise CompileError(interpreter.executable, error.strerror or "cannot be run") from None
-    return process, _widen(process.stdout, process.stdin)
-
-
-def _widen(*pipes: IO[bytes] | None) -> int:
-    """Let pipes hold more, where that is allowed; what the last one surely holds."""
-    room = _SMALLEST_PIPE
-    for pipe in pipes:
-        room = _SMALLEST_PIPE
-        # A user may have only so many bytes in pipes: then they stay small.
-        with suppress(OSError):
-            if _SET_PIPE_SIZE is not None and pipe is not None:
-                room = fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
-    # It is counted in pages, of which the first and the last may hold a byte only.
-    return room // 2
+    assert process.stdin is not None
+    assert process.stdout is not None
+    # A worker need not wait for the thread here to read what it has done.
+    widen(process.stdout.fileno())
+    return process, widen(process.stdin.fileno())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which fcntl names from Python 3.10 on
 _PIPE = 1 << 20  # bytes
+_SMALLEST_PIPE = 4096
 _TOKEN = 4  # bytes of a piece's number in the pipe that hands them out
 MOST_PIECES = 8192  # so that all numbers fit into a pipe at once
 
@@ -83,8 +84,7 @@ class Copies:
 
     def stop(self) -> None:
         """End those that still work. Whoever gave up may now remove what they were writing."""
-        while self._running:
-            _end(*self._running.pop(), kill=True)
+        _kill(self._running)
         if self.source >= 0:
             os.close(self.source)
             self.source = -1
@@ -103,7 +103,7 @@ class Fed:
             for _ in range(count):
                 source, sink = os.pipe()
                 self._sinks.append(sink)
-                _widen(sink)
+                widen(sink)
                 try:
                     self._running.append(_start(self._task(work, source)))
                 finally:
@@ -133,22 +133,24 @@ class Fed:
     def stop(self) -> None:
         """End those that still work."""
         self._close()
-        while self._running:
-            _end(*self._running.pop(), kill=True)
+        _kill(self._running)
 
     def _close(self) -> None:
         while self._sinks:
             os.close(self._sinks.pop())
 
 
-def _widen(pipe: int) -> None:
-    """Room for a few blocks, where the system gives it."""
+def widen(pipe: int) -> int:
+    """Let a pipe hold a MiB, where that is allowed; how many bytes it surely holds."""
     import fcntl
 
     try:
-        fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+        room = fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
     except OSError:
-        return
+        # Other systems have no such call; a user may have only so many bytes in pipes.
+        room = _SMALLEST_PIPE
+    # It is counted in pages, of which the first and the last may hold a byte only.
+    return room // 2
 
 
 def _unread(pipe: int) -> int:
@@ -167,6 +169,11 @@ def _results(running: list[tuple[int, int]]) -> list[Any]:
         _end(*running.pop(), kill=False)
         found.append(_result(process, data))
     return found
+
+
+def _kill(running: list[tuple[int, int]]) -> None:
+    while running:
+        _end(*running.pop(), kill=True)
 
 
 def _start(task: Callable[[], Any]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import images.forks
 from builder import compilers
 from builder.bytecode import Bytecode, pyc_path
 from builder.compilers import CompileError, cache_tag
@@ -215,7 +216,7 @@ def test_large_sources_and_small_pipes_never_wait_for_each_other(
 ) -> None:
     """Sources and bytecode larger than a pipe, both ways at once; small ones between them."""
     if not wide:
-        monkeypatch.setattr(compilers, "_SET_PIPE_SIZE", None)
+        monkeypatch.setattr(images.forks, "_SET_PIPE_SIZE", -1)
     given = [b"x = '%d%s'\n" % (n, b"y" * (n % 5) * 300_000) for n in range(40)]
     answers: dict[bytes, bytes | None] = {}
     pool = compilers.CompilePool(interpreter, 2)
