@@ -31,6 +31,7 @@ from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
 
+from fleet.agent_unpack import BLOCK_HEAD, GOES_ON, PACK, RECORD_HEAD
 from images.manifest import Manifest
 from images.store import Store
 
@@ -48,13 +49,10 @@ Key = tuple[str, bool]
 # Parts of the plain stream that end where an object or a block ends.
 Parts = list[bytes]
 
-HEAD = b"wain-pack 1\n"
-END = bytes(9)  # as long as every block's head
-RECORD = 41  # bytes before an object
+END = bytes(BLOCK_HEAD)
 BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
-GOES_ON = 0x80  # in the method: the block begins within an object
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
 PIECE = 1 << 18  # bytes in one piece of the stream
 
@@ -144,7 +142,7 @@ class Pack:
             file = self.path.open("wb", buffering=0) if self.path else nullcontext()
             with file as spool, ThreadPoolExecutor(_cores()) as pool:
                 ahead: list[Future[bytes]] = []
-                self._append(spool, HEAD)
+                self._append(spool, PACK)
                 for block, goes_on in _blocks(_records(store, keys)):
                     ahead.append(pool.submit(packed, block, goes_on))
                     if len(ahead) > 2 * _cores():
@@ -255,10 +253,10 @@ def most(sizes: Iterable[int]) -> int:
     """How many bytes the pack of objects of these sizes has, should nothing of it shrink."""
     plain = blocks = 0
     for size in sizes:
-        plain += RECORD + size
+        plain += RECORD_HEAD + size
         blocks += 1 + size // BLOCK
     # Two blocks that follow each other hold more than one block's bytes, or parts of one object.
-    return len(HEAD) + plain + len(END) * (1 + min(blocks, 2 + 2 * plain // BLOCK))
+    return len(PACK) + plain + len(END) * (1 + min(blocks, 2 + 2 * plain // BLOCK))
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import pack as pack_module
+from fleet.agent_unpack import GOES_ON, PACK
 from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.manifest import Entry, Manifest
@@ -141,7 +142,7 @@ def test_another_interpreters_image_is_refused(host: Host, old: Manifest) -> Non
 
 def pack_of(*records: bytes) -> bytes:
     plain = b"".join(records)
-    return pack_module.HEAD + pack_module._deflated([plain]) + pack_module.END
+    return PACK + pack_module._deflated([plain]) + pack_module.END
 
 
 def record(key: tuple[str, bool], size: int, data: bytes) -> bytes:
@@ -189,21 +190,21 @@ def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
         b"hello",
         b"",
         b"wain-pack 2\n" + pack_module.END,
-        pack_module.HEAD,
-        pack_module.HEAD + block[:-3],
-        pack_module.HEAD + b"\x07" + block[1:] + pack_module.END,
-        pack_module.HEAD + block[:9] + b"!" * (len(block) - 9) + pack_module.END,
-        pack_module.HEAD + pack_module.END + b"more",
-        pack_module.HEAD + b"\x01" + len(bomb).to_bytes(4, "big") + b"\0\0\x10\0" + bomb,
-        pack_module.HEAD + zstd[:-3],
-        pack_module.HEAD + zstd[:9] + b"!" * (len(zstd) - 9) + pack_module.END,
-        pack_module.HEAD + zstd[:5] + b"\0\0\x07\xd1" + zstd[9:] + pack_module.END,
-        pack_module.HEAD + zstd[:5] + b"\0\0\x07\xcf" + zstd[9:] + pack_module.END,
-        pack_module.HEAD + b"\x02" + len(zstd_bomb).to_bytes(4, "big") + b"\0\0\x10\0" + zstd_bomb,
-        pack_module.HEAD + zstd_block(zstd_bomb, 4096) + pack_module.END,
-        pack_module.HEAD + zstd_block(wide, 1000) + pack_module.END,
-        pack_module.HEAD + zstd_block(zstd[9:] + b"more", 2000) + pack_module.END,
-        pack_module.HEAD + b"\x01\xff\xff\xff\xff\xff\xff\xff\xff" + b"x" * 100,
+        PACK,
+        PACK + block[:-3],
+        PACK + b"\x07" + block[1:] + pack_module.END,
+        PACK + block[:9] + b"!" * (len(block) - 9) + pack_module.END,
+        PACK + pack_module.END + b"more",
+        PACK + b"\x01" + len(bomb).to_bytes(4, "big") + b"\0\0\x10\0" + bomb,
+        PACK + zstd[:-3],
+        PACK + zstd[:9] + b"!" * (len(zstd) - 9) + pack_module.END,
+        PACK + zstd[:5] + b"\0\0\x07\xd1" + zstd[9:] + pack_module.END,
+        PACK + zstd[:5] + b"\0\0\x07\xcf" + zstd[9:] + pack_module.END,
+        PACK + b"\x02" + len(zstd_bomb).to_bytes(4, "big") + b"\0\0\x10\0" + zstd_bomb,
+        PACK + zstd_block(zstd_bomb, 4096) + pack_module.END,
+        PACK + zstd_block(wide, 1000) + pack_module.END,
+        PACK + zstd_block(zstd[9:] + b"more", 2000) + pack_module.END,
+        PACK + b"\x01\xff\xff\xff\xff\xff\xff\xff\xff" + b"x" * 100,
     ]
     with host.open() as session:
         session.begin(old)
@@ -282,7 +283,7 @@ def test_a_cut_line_costs_at_most_one_object(
     with Packs(store) as packs:
         pack = packs.get(image, image.objects(), zstd)
         size = pack.size
-        assert pack.path.read_bytes()[len(pack_module.HEAD)] == (2 if zstd else 1)
+        assert pack.path.read_bytes()[len(PACK)] == (2 if zstd else 1)
         order = [entry.key for entry in image.entries]
         for share in sample(range(1, 100), 8):
             at = size * share // 100
@@ -305,7 +306,7 @@ def test_a_cut_line_costs_at_most_one_object(
 
 def plain_prefix(data: bytes) -> int:
     """How many plain bytes the blocks of a cut pack hold."""
-    at, plain = len(pack_module.HEAD), 0
+    at, plain = len(PACK), 0
     while at + 9 <= len(data):
         packed = int.from_bytes(data[at + 1 : at + 5], "big")
         piece = data[at + 9 : at + 9 + packed]
@@ -339,7 +340,7 @@ def large_image(store: Store) -> Manifest:
 def _going_on(data: bytes) -> bytes:
     """A pack whose first block claims to go on with something."""
     pack = bytearray(data)
-    pack[len(pack_module.HEAD)] |= pack_module.GOES_ON
+    pack[len(PACK)] |= GOES_ON
     return bytes(pack)
 
 
@@ -526,7 +527,7 @@ def test_any_blocks_and_any_pieces_unpack(
 
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
     blocks = [[plain[at : at + block]] for at in range(0, len(plain), block)]
-    data = pack_module.HEAD + b"".join(map(packed, blocks)) + pack_module.END
+    data = PACK + b"".join(map(packed, blocks)) + pack_module.END
     whole = Blocks(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
     unpacker = PlainReader(inflate(piece for _, piece in whole.upto(1 << 30)))
     for content in contents:
