@@ -69,8 +69,7 @@ def check_release(
 
 def verify(agent: Agent, request: Request) -> Answer:
     """The differences of one release: [path, package, what]."""
-    strays = bool(request.get("strays", True))
-    drift = drift_of(agent, image_id(request), bool(request.get("deep")), strays)
+    drift = drift_of(agent, image_id(request), bool(request.get("deep")))
     return {"drift": [list(one) for one in drift[:MOST]], "count": len(drift)}
 
 

@@ -23,8 +23,17 @@ class _Buffer(ctypes.Structure):
     )
 
 
+_found: list[ctypes.CDLL | None] = []
+
+
 def library() -> ctypes.CDLL | None:
-    """The system's libzstd of version 1.4 or newer, else None."""
+    """The system's libzstd of version 1.4 or newer, else None. Looked for once."""
+    if not _found:
+        _found.append(_library())
+    return _found[0]
+
+
+def _library() -> ctypes.CDLL | None:
     try:
         lib = ctypes.CDLL("libzstd.so.1")
         for name in ("ZSTD_createDCtx", "ZSTD_decompressStream", "ZSTD_DCtx_setParameter"):

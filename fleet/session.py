@@ -153,14 +153,10 @@ class Session(Line):
         image_id: str,
         deep: bool = False,
         *,
-        strays: bool = True,
         timeout: float | None = None,
     ) -> list[HostDrift]:
-        """Where a release differs from its manifest: by stat, or by every byte.
-
-        Without ``strays``, what was added does not count.
-        """
-        request = {"id": image_id, "deep": deep, "strays": strays}
+        """Where a release differs from its manifest: by stat, or by every byte."""
+        request = {"id": image_id, "deep": deep}
         answer, _ = self.ask("verify", request, timeout=timeout)
         return self._read("verify", answer, lambda a: [drift_of(row) for row in a["drift"]])
 
