@@ -129,6 +129,28 @@ class SshChannel:
             self._errors = (self._errors + self._channel.recv_stderr(65536))[-4096:]
 
 
+class _Prompt:
+    """A socket whose every byte is acknowledged as it is read.
+
+    Until a program runs, the server holds its second small packet back until the first is
+    acknowledged, and the kernel would put that off for 40 ms.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def recv(self, size: int) -> bytes:
+        """As that of the socket."""
+        data = self._sock.recv(size)
+        # Asked for again each time: the kernel forgets it.
+        with contextlib.suppress(OSError, AttributeError):
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
 class _Line:
     """A Connection, its gateways, and the sockets below, to be closed at once."""
 
@@ -142,16 +164,6 @@ class _Line:
         while isinstance(at, Connection):
             yield at
             at = at.gateway
-
-    def acknowledge(self) -> None:
-        """Have the kernel acknowledge at once what comes next.
-
-        The server holds its second small packet back until the first is acknowledged, which
-        the kernel puts off for 40 ms.
-        """
-        for sock in self.sockets:
-            with contextlib.suppress(OSError, AttributeError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def close(self) -> None:
         """End everything, also while another thread waits on it."""
@@ -226,9 +238,7 @@ def _attempt(target: SshTransport, command: str, deadline: float) -> SshChannel:
         line.connection.open()
         transport = line.connection.client.get_transport()
         transport.set_keepalive(KEEPALIVE)
-        line.acknowledge()
         channel = transport.open_session(timeout=_left(deadline))
-        line.acknowledge()
         channel.exec_command(command)
         return SshChannel(line, channel)
     except BaseException as error:
@@ -281,6 +291,8 @@ def _transport(
     line.sockets.append(sock)
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if isinstance(sock, socket.socket):  # and no channel of a gateway
+        sock = _Prompt(sock)
     transport = paramiko.Transport(sock, **options)
     security = transport.get_security_options()
     security.ciphers = [name for name in _CIPHERS if name in security.ciphers]
