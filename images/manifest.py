@@ -13,6 +13,7 @@ Travels to hosts. Pure: bytes in, values out. The rules, in order:
 
 from __future__ import annotations
 
+import gc
 import re
 from hashlib import sha256
 from operator import lt
@@ -142,7 +143,14 @@ class Manifest:
     def parse(cls, data: bytes, where: str = "manifest") -> Manifest:
         """Read canonical bytes; anything else raises ManifestError with the line."""
         manifest = cls.__new__(cls)
-        manifest._fill(data, where)
+        collecting = gc.isenabled()
+        # Thousands of tuples that all live on, looked through again and again.
+        gc.disable()
+        try:
+            manifest._fill(data, where)
+        finally:
+            if collecting:
+                gc.enable()
         return manifest
 
     def part(self, entries: Iterable[Entry]) -> Manifest:
