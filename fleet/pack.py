@@ -24,14 +24,16 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
 
 from fleet.agent_unpack import BLOCK_HEAD, GOES_ON, PACK, RECORD_HEAD
+from images.durable import write_all
+from images.forks import Feeding, can_fork
 from images.manifest import Manifest
 from images.store import Store
 
@@ -48,6 +50,8 @@ except ImportError:
 Key = tuple[str, bool]
 # Parts of the plain stream that end where an object or a block ends.
 Parts = list[bytes]
+# A pack in pieces of any size; closed, it ends what makes them.
+Stream = Generator[bytes, None, None]
 
 END = bytes(BLOCK_HEAD)
 BLOCK = 1 << 20  # plain bytes of a block
@@ -135,21 +139,13 @@ class Pack:
             raise self._error
         return self._size
 
-    def build(self, store: Store, keys: Sequence[Key], zstd: bool) -> None:
+    def build(self, source: Stream) -> None:
         """Fill it; for the one thread that made it."""
-        packed = _zstd if zstd else _deflated
         try:
             file = self.path.open("wb", buffering=0) if self.path else nullcontext()
-            with file as spool, ThreadPoolExecutor(_cores()) as pool:
-                ahead: list[Future[bytes]] = []
-                self._append(spool, PACK)
-                for block, goes_on in _blocks(_records(store, keys)):
-                    ahead.append(pool.submit(packed, block, goes_on))
-                    if len(ahead) > 2 * _cores():
-                        self._append(spool, ahead.pop(0).result())
-                for future in ahead:
-                    self._append(spool, future.result())
-                self._append(spool, END)
+            with file as spool, closing(source):
+                for data in source:
+                    self._append(spool, data)
         except BaseException as error:
             with self._grown:
                 self._error = error
@@ -209,11 +205,28 @@ class Packs:
 
         ``zstd``: the host can read it.
         """
-        return self._get(manifest, set(missing), zstd, False)
+        wanted, zstd = list(missing), zstd and zstandard is not None
+        name = _name(manifest, wanted, zstd)
+        with self._lock:
+            self._foreseen.discard(name)
+            pack = self._packs.get(name)
+            if pack is None or (self._once and pack.begun):
+                pack = self._begin(name, _packed(self._store, manifest, set(wanted), zstd))
+        return pack
 
-    def foresee(self, manifest: Manifest, missing: Iterable[Key]) -> None:
-        """Begin the pack that hosts will want, if they are as most; see :meth:`settle`."""
-        self._get(manifest, set(missing), True, True)
+    def foresee(self, manifest: Manifest) -> None:
+        """Begin the pack of a whole image, which hosts will want that nobody has seen yet.
+
+        At most once for an image. See :meth:`settle`.
+        """
+        zstd = zstandard is not None
+        # First of all: there is a core that has nothing else to do.
+        make = _packed_apart if can_fork() else _packed
+        source = make(self._store, manifest, None, zstd)
+        name = _name(manifest, manifest.objects(), zstd)
+        with self._lock:
+            self._foreseen.add(name)
+            self._begin(name, source)
 
     def settle(self) -> None:
         """The hosts have been asked: end the building of what was foreseen and nobody wants."""
@@ -222,31 +235,25 @@ class Packs:
                 self._packs.pop(name).stop()
             self._foreseen.clear()
 
-    def _get(self, manifest: Manifest, wanted: set[Key], zstd: bool, foreseen: bool) -> Pack:
-        zstd = zstd and zstandard is not None
-        keys = "".join(f"{key[0]}{key[1]:d}" for key in sorted(wanted))
-        name = sha256(f"{zstd:d}{keys}".encode()).hexdigest()
-        with self._lock:
-            pack = self._packs.get(name)
-            if foreseen:
-                self._foreseen.add(name)
-            else:
-                self._foreseen.discard(name)
-            if pack is None or (self._once and pack.begun):
-                path = None
-                if not self._once:
-                    # Never the file of a building that was ended, which may write once more.
-                    path = Path(self._folder.name) / f"{len(self._building)}-{name}"
-                    path.touch()
-                pack = self._packs[name] = Pack(path)
-                # Neighbours in the tree resemble each other; neighbours in hash do not.
-                order = list(dict.fromkeys(e.key for e in manifest.entries if e.key in wanted))
-                thread = threading.Thread(
-                    target=pack.build, args=(self._store, order, zstd), daemon=True, name="pack"
-                )
-                self._building.append((pack, thread))
-                thread.start()
+    def _begin(self, name: str, source: Stream) -> Pack:
+        path = None
+        if not self._once:
+            # Never the file of a building that was ended, which may write once more.
+            path = Path(self._folder.name) / f"{len(self._building)}-{name}"
+            path.touch()
+        pack = self._packs[name] = Pack(path)
+        thread = threading.Thread(target=pack.build, args=(source,), daemon=True, name="pack")
+        self._building.append((pack, thread))
+        thread.start()
         return pack
+
+
+def _name(manifest: Manifest, wanted: Collection[Key], zstd: bool) -> str:
+    """What tells one pack from another; ``wanted`` are objects of the image, each once."""
+    if len(wanted) == len(manifest.objects()):
+        return f"{zstd:d}{manifest.image_id}"
+    keys = "".join([f"{digest}{executable:d}" for digest, executable in sorted(wanted)])
+    return f"{zstd:d}{sha256(keys.encode()).hexdigest()}"
 
 
 def most(sizes: Iterable[int]) -> int:
@@ -263,6 +270,41 @@ def most(sizes: Iterable[int]) -> int:
 def packed_manifest(manifest: Manifest) -> bytes:
     """A manifest as it is sent whole (zlib): packed once for all hosts."""
     return compress(manifest.to_bytes(), LEVEL)
+
+
+def _packed_apart(
+    store: Store, manifest: Manifest, wanted: Container[Key] | None, zstd: bool
+) -> Stream:
+    """As `_packed`, by a process of its own, which begins at once.
+
+    While hosts are asked there is one core with nothing to do, but not for a thread: imports
+    hold Python's lock.
+    """
+
+    def work(sink: int) -> None:
+        os.nice(10)
+        for data in _packed(store, manifest, wanted, zstd):
+            write_all(sink, data)
+
+    return Feeding(work).pieces()
+
+
+def _packed(store: Store, manifest: Manifest, wanted: Container[Key] | None, zstd: bool) -> Stream:
+    """A pack of these objects of an image, or of all."""
+    pack = _zstd if zstd else _deflated
+    # Neighbours in the tree resemble each other; neighbours in hash do not.
+    every = dict.fromkeys(entry.key for entry in manifest.entries)
+    keys = every if wanted is None else [key for key in every if key in wanted]
+    with ThreadPoolExecutor(_cores()) as pool:
+        ahead: list[Future[bytes]] = []
+        yield PACK
+        for block, goes_on in _blocks(_records(store, keys)):
+            ahead.append(pool.submit(pack, block, goes_on))
+            if len(ahead) > 2 * _cores():
+                yield ahead.pop(0).result()
+        for future in ahead:
+            yield future.result()
+        yield END
 
 
 def _records(store: Store, keys: Iterable[Key]) -> Iterator[bytes]:

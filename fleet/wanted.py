@@ -217,7 +217,9 @@ class Comparisons:
             manifest = self.manifest(image)
             if manifest:
                 have.update(manifest.objects())
-        missing = {key: size for key, size in wanted.manifest.objects().items() if key not in have}
+        missing = wanted.manifest.objects()
+        if have:
+            missing = {key: size for key, size in missing.items() if key not in have}
         delta = self.delta(current, wanted) if current else None
         sent = len(packed_manifest(wanted.manifest) if delta is None else delta)
         plain, exact = sum(missing.values()), True

@@ -16,7 +16,7 @@ from images.parallel import cores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from typing import Any, NoReturn, TypeVar
 
     # What marshal can carry: texts, numbers, and tuples, lists and tables of them.
@@ -138,6 +138,41 @@ class Fed:
     def _close(self) -> None:
         while self._sinks:
             os.close(self._sinks.pop())
+
+
+class Feeding:
+    """``work(descriptor)`` in a copy of this process: what it writes there is read here."""
+
+    def __init__(self, work: Callable[[int], None]) -> None:
+        source, sink = os.pipe()
+        self._source = open(source, "rb", buffering=0)  # noqa: SIM115 - for as long as this lives
+        try:
+            widen(sink)
+
+            def task() -> None:
+                # Held open here, nobody would tell it that the original is gone.
+                self._source.close()
+                work(sink)
+
+            self._running = [_start(task)]
+        except BaseException:
+            self._source.close()
+            raise
+        finally:
+            os.close(sink)
+
+    def pieces(self) -> Generator[bytes, None, None]:
+        """The bytes, as they come. Raises what ``work`` raised, as :class:`Copies` does.
+
+        The process ends with this, also when it is closed early.
+        """
+        try:
+            while piece := self._source.read(_PIPE):
+                yield piece
+            _results(self._running)
+        finally:
+            _kill(self._running)
+            self._source.close()
 
 
 def widen(pipe: int) -> int:

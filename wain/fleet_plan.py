@@ -65,7 +65,7 @@ def survey_and_plan(
     names = (host.name for host in hosts)
     if held is not None and len(wanted) == 1 and not reported.any_known(fleet.journal, names):
         # Hosts nobody has seen will lack all of it: the pack is begun while they are asked.
-        images.packs.foresee(wanted[0].manifest, wanted[0].manifest.objects())
+        images.packs.foresee(wanted[0].manifest)
     answers = survey(
         hosts, settings, keep=keep, by=by, on_progress=out.progress, question=ask, hold=hold
     )
