@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from fleet.agent_look import Look
     from images.manifest import Manifest
     from images.render import Interpreter
     from images.store import Store
+    from images.worklist import WorkList
 
     Request = dict[str, Any]
     Answer = dict[str, Any]
@@ -75,6 +77,9 @@ class Agent:
         self.owed = False  # whether bytes of the request are still to be read
         self.name = ""  # of the image that was begun
         self.staged: dict[str, Manifest] = {}
+        self.packed: dict[str, bytes] = {}  # manifests as they came whole
+        self.prepared: dict[str, tuple[WorkList, Look]] = {}
+        self.fresh: set[str] = set()  # names of the objects that this session has written
         self.wanted: dict[tuple[str, bool], int] = {}
         self._store: Store | None = None
 

@@ -11,11 +11,13 @@ import os
 import time
 
 from fleet.agent_errors import AgentError, answer_of
+from fleet.agent_stage import prepare
 from fleet.agent_unpack import Blocks, take
 from fleet.frames import Closed
 from images import durable
 from images.errors import WainError
 from images.forks import Fed, can_fork
+from images.layout import object_name
 from images.parallel import cores
 
 TYPE_CHECKING = False
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     Answer = dict[str, Any]
 
 BATCH_BYTES = 256 << 20  # after so many, what arrived is published
-FLUSH_BYTES = 16 << 20  # after so many, the disk begins to take them while more arrive
+FLUSH_BYTES = 64 << 20  # after so many, the disk begins to take them while more arrive
 ALONE = 4 << 20  # bytes: up to here another process costs more than it saves
 
 
@@ -48,9 +50,11 @@ def pack(agent: Agent, request: Request) -> Answer:
             pieces = _watched(agent, blocks, flushing, total)
             takers = _takers(batch, agent.wanted) if total > ALONE else None
             if takers:
+                prepare(agent)
                 taken, problem = _shared(takers, batch, agent.wanted, pieces)
             else:
                 taken, problem = take(batch, agent.wanted, (piece for _, piece in pieces))
+        agent.fresh.update([object_name(*key) for key in taken])
         count += len(taken)
         size += sum(sizes[key] for key in taken)
     if problem:

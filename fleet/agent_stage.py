@@ -78,6 +78,8 @@ def begin(agent: Agent, request: Request) -> Answer:
     agent.name = name
     agent.staged[image] = manifest
     agent.wanted = {key: objects[key] for key in missing}
+    if not base:
+        agent.packed[image] = sent
     bits = bytearray((len(objects) + 7) // 8)
     lacking = set(missing)
     for at, key in enumerate(objects):
@@ -98,7 +100,7 @@ def _inflate(data: bytes) -> bytes:
         plain = unpacker.decompress(data, MAX_MANIFEST)
     except zlib.error:
         raise AgentError("manifest", "the manifest arrived damaged") from None
-    if not unpacker.eof:
+    if not unpacker.eof or unpacker.unused_data:
         raise AgentError("manifest", "the manifest arrived cut short, or is too large")
     return plain
 
@@ -133,6 +135,16 @@ def _check_space(agent: Agent, manifest: Manifest, missing: dict[Key, int]) -> N
         )
 
 
+def prepare(agent: Agent) -> None:
+    """Work out, while nothing has arrived yet, what a check-out needs to know."""
+    from fleet.agent_look import Look
+    from images.worklist import WorkList
+
+    for image, manifest in agent.staged.items():
+        if image not in agent.prepared:
+            agent.prepared[image] = (WorkList.of(manifest), Look(manifest))
+
+
 def _make_path_last(folder: str) -> None:
     """The names of a folder and of all above it, which a first roll-out has just made."""
     from images import durable
@@ -149,6 +161,7 @@ def _make_path_last(folder: str) -> None:
 
 def checkout(agent: Agent, request: Request) -> Answer:
     """Make the release ``releases/<id>``; an existing one is kept when it is as it should be."""
+    from fleet.agent_look import Look
     from fleet.agent_verify import check_release, drift_of, remove_tree
     from images import tree
 
@@ -171,23 +184,26 @@ def checkout(agent: Agent, request: Request) -> Answer:
             "wain fleet verify --repair",
         )
     if drift or not there:
-        agent.store.put_manifest(manifest)
+        agent.store.put_manifest(manifest, agent.packed.get(image))
         new = f"{home}/.new-{image[:16]}"
         interpreter = agent.interpreter()
+        work, look = agent.prepared.get(image) or (manifest, Look(manifest))
         try:
             done = tree.checkout(
-                manifest, agent.store, new, target, interpreter,
-                on_progress=agent.progress,
+                work, agent.store, new, target, interpreter,
+                fresh=agent.fresh, meanwhile=lambda: look.begin(new), on_progress=agent.progress,
             )  # fmt: skip
+            seen = look.take()
             if drift:
                 os.rename(target, f"{home}/.old-{image[:16]}")
             os.rename(new, target)
             _make_path_last(home)
         finally:
+            look.stop()
             for leftover in (new, f"{home}/.old-{image[:16]}"):
                 if os.path.lexists(leftover):
                     remove_tree(leftover)
-        check_release(agent, image, False, interpreter)
+        check_release(agent, image, False, interpreter, seen)
         state["made"] = {**state["made"], image: list(interpreter)}
         answer.update(
             made=True, reflinked=done.reflinked, hardlinked=done.hardlinked,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from fleet import agent_seal, agent_state
+from fleet import agent_look, agent_seal, agent_state
 from fleet.agent_errors import AgentError, image_id
 from images import tree
 
@@ -50,10 +50,17 @@ def drift_of(
 
 
 def check_release(
-    agent: Agent, image: str, deep: bool, interpreter: Interpreter | None = None
+    agent: Agent,
+    image: str,
+    deep: bool,
+    interpreter: Interpreter | None = None,
+    seen: tuple[bytes, Sequence[Entry]] | None = None,
 ) -> None:
-    """Raise AgentError `damaged` when a release is not whole. What was added does not count."""
-    seal, doubtful = agent_seal.measure(agent.release(image), agent.manifest(image))
+    """Raise AgentError `damaged` when a release is not whole. What was added does not count.
+
+    ``seen``: what a look at it found, if it was looked at just now.
+    """
+    seal, doubtful = seen or agent_look.measure(agent.release(image), agent.manifest(image))
     among = None if deep else doubtful
     drift = drift_of(agent, image, deep, strays=False, among=among, interpreter=interpreter)
     if drift:

@@ -240,9 +240,10 @@ class Store:
 
     # Manifests
 
-    def put_manifest(self, manifest: bytes | Manifest) -> str:
+    def put_manifest(self, manifest: bytes | Manifest, packed: bytes | None = None) -> str:
         """Keep a manifest and return its image id. Publish its objects first.
 
+        ``packed``: its canonical bytes as zlib, if somebody has them already.
         Raises ManifestError when it is none, StoreError when it cannot be written.
         """
         if isinstance(manifest, bytes):
@@ -252,7 +253,7 @@ class Store:
         with self.writing():
             try:
                 with staging(self.tmp) as (folder, _):
-                    packed = zlib.compress(manifest.to_bytes(), 3)
+                    packed = packed or zlib.compress(manifest.to_bytes(), 3)
                     durable.write_file(path, packed, f"{folder}/manifest", FILE_MODE)
             except OSError as error:
                 raise failed(path, error) from None

@@ -24,7 +24,7 @@ from images.worklist import WorkList
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
     from typing import NamedTuple
 
     from images.manifest import Entry, Key, Manifest
@@ -70,15 +70,19 @@ def checkout(
     *,
     link: tuple[str, ...] = WAYS,
     fsync: bool = True,
+    fresh: Container[str] = (),
+    meanwhile: Callable[[], None] = lambda: None,
     on_progress: Progress | None = None,
 ) -> Checkout:
     """Make an image real in ``staging_dir``, which must not exist, to live at ``prefix``.
 
     ``link`` names the ways that may be tried; copying always may. With ``fsync`` all of it
-    lasts before this returns. An object that was changed in place is not used: where its bytes
+    lasts before this returns; ``meanwhile`` is called when everything is in its place and waits
+    for that. An object that was changed in place is not used: where its bytes
     are right, a fresh copy takes its place, else SuspectError. Raises WainError for whatever
-    else fails. After any error the folder is gone again. For a work list that was read, the
-    SuspectError names no packages.
+    else fails. Objects named in ``fresh`` are linked without a look at them: whoever wrote them
+    just now looks at the links. After any error the folder is gone again. For a work list that
+    was read, the SuspectError names no packages.
     """
     problem = prefix_problem(prefix)
     if problem:
@@ -95,10 +99,11 @@ def checkout(
             todo = what if isinstance(what, WorkList) else WorkList.of(what)
             descriptors.append(os.open(root, flags | os.O_NOFOLLOW))
             placer = Placer(descriptors[1], link)
-            work = _Work(root, descriptors[2], todo, store, placer, on_progress)
+            work = _Work(root, descriptors[2], todo, store, placer, fresh, on_progress)
             work.place_files()
             for entry in todo.rest.entries:
                 _place_rendered(root, entry, store, prefix, interpreter)
+            meanwhile()
             if fsync:
                 _make_last(descriptors[0], root)
         except BaseException:
@@ -128,6 +133,7 @@ class _Work:
         work: WorkList,
         store: Store,
         placer: Placer,
+        fresh: Container[str],
         on_progress: Progress | None,
     ) -> None:
         self.root = root
@@ -135,6 +141,7 @@ class _Work:
         self.work = work
         self.store = store
         self.placer = placer
+        self.fresh = fresh
         self.on_progress = on_progress
         # An unusual umask asks for a second call for each folder.
         self.chmod = stat.S_IMODE(os.lstat(root).st_mode) != FOLDER_MODE
@@ -178,7 +185,7 @@ class _Work:
     def place(self, lines: Iterable[str]) -> list[str]:
         """Do what the lines say; returns those that were not: their objects look changed."""
         count, suspect = self.counts, []
-        root, placer, folder = self.root, self.placer, self.folder
+        root, placer, folder, fresh = self.root, self.placer, self.folder, self.fresh
         objects, only_links, links = placer.folder, placer.only_links, 0
         for line in lines:
             if line[0] == "/":
@@ -189,13 +196,14 @@ class _Work:
             if size == "0":
                 write_own(f"{root}/{path}", b"", executable)
                 continue
-            try:
-                status = os.stat(source, dir_fd=objects, follow_symlinks=False)
-            except FileNotFoundError:
-                status = None
-            if status is None or not is_sound(status, executable, int(size)):
-                suspect.append(line)
-                continue
+            if not only_links or source not in fresh:
+                try:
+                    status = os.stat(source, dir_fd=objects, follow_symlinks=False)
+                except FileNotFoundError:
+                    status = None
+                if status is None or not is_sound(status, executable, int(size)):
+                    suspect.append(line)
+                    continue
             if only_links:
                 try:
                     os.link(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet import agent_seal
+from fleet import agent_look, agent_seal
 from images.manifest import Manifest, folders
 from images.store import Store
 from images.tree import Interpreter, checkout, scan
@@ -73,11 +73,11 @@ def test_the_closer_look_finds_what_looking_at_everything_finds(
     image = small_image(store, "one")
     root = str(tmp_path / "tree")
     checkout(image, store, root, root, HERE)
-    sealed, usual = agent_seal.measure(root, image)
+    sealed, usual = agent_look.measure(root, image)
     assert sealed
     assert all(entry.kind != "file" or not entry.size for entry in usual)
     change(tmp_path / "tree" / path)
-    again, doubtful = agent_seal.measure(root, image)
+    again, doubtful = agent_look.measure(root, image)
 
     def look(part: Manifest) -> object:
         return scan(root, part, root, HERE, store=store, strays=False)
@@ -90,7 +90,7 @@ def test_the_closer_look_finds_what_looking_at_everything_finds(
 def test_every_file_is_looked_up_once_from_the_folder_it_is_in(names: set[str]) -> None:
     # None is a folder of another: a manifest has no such pair.
     files = sorted(f"{name}/file" for name in names)
-    parts, few = agent_seal.parts(files)
+    parts, few = agent_look.parts(files)
     found = {
         number: os.path.normpath(f"{part.entered}/{name}")
         for part in parts
@@ -101,7 +101,7 @@ def test_every_file_is_looked_up_once_from_the_folder_it_is_in(names: set[str]) 
     looked = [os.path.normpath(f"{part.entered}/{one}") for part in parts for one in part.folders]
     assert sorted([*looked, *few]) == sorted({".", *folders(files)})
     assert {part.entered for part in parts} <= set(looked)
-    assert all(len(part.files) >= agent_seal.MANY for part in parts[1:])
+    assert all(len(part.files) >= agent_look.MANY for part in parts[1:])
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def release(tmp_path: Path) -> Path:
 
 def _seal(root: Path, release: Path) -> None:
     manifest: Any = SimpleNamespace(entries=[("script", *[""] * 4, name) for name in FILES])
-    agent_seal.write(str(root), IMAGE, agent_seal.measure(str(release), manifest)[0])
+    agent_seal.write(str(root), IMAGE, agent_look.measure(str(release), manifest)[0])
 
 
 def _intact(release: Path) -> bool:

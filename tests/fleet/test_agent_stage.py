@@ -19,6 +19,8 @@ from fleet import pack as pack_module
 from fleet.agent_unpack import GOES_ON, PACK
 from fleet.pack import Packs
 from fleet.session import HostError, Session
+from images.errors import WainError
+from images.forks import can_fork
 from images.manifest import Entry, Manifest
 from images.parallel import cores
 from images.store import Store
@@ -447,8 +449,8 @@ def test_a_pack_that_was_foreseen_is_taken_or_ended(
     monkeypatch.setattr(pack_module, "AHEAD", 1 << 20)
     image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
     with Packs(store, once=True) as packs:
-        packs.foresee(old, old.objects())
-        packs.foresee(image, image.objects())
+        packs.foresee(old)
+        packs.foresee(image)
         first, other = packs._packs.values()
         assert packs.get(old, old.objects(), zstd=True) is first
         packs.settle()
@@ -459,6 +461,53 @@ def test_a_pack_that_was_foreseen_is_taken_or_ended(
         again = packs.get(image, image.objects(), zstd=True)
         assert again is not other
         assert len(b"".join(again.pieces())) > 4 << 20
+
+
+def test_a_foreseen_pack_is_made_by_a_process_of_its_own(store: Store, old: Manifest) -> None:
+    """It is the same pack; it ends with whoever waited for it; its errors are told."""
+    image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
+    with Packs(store) as packs:
+        whole = b"".join(packs.get(image, image.objects(), zstd=True).pieces())
+
+    def children() -> str:
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+    before = children()
+    assert can_fork()
+    with Packs(store, once=True) as packs:
+        packs.foresee(image)
+        pack = packs.get(image, image.objects(), zstd=True)
+        assert b"".join(pack.pieces()) == whole
+        packs.foresee(old)
+        assert len(children().split()) > len(before.split())
+    assert children() == before
+    key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
+    Path(store.object_path(*key)).unlink()
+    with Packs(store, once=True) as packs:
+        packs.foresee(old)
+        with pytest.raises(WainError, match=key[0][2:]):
+            list(packs.get(old, old.objects(), zstd=True).pieces())
+
+
+def test_a_file_changed_between_arrival_and_check_out_is_found(host: Host, store: Store) -> None:
+    """What arrived in this session is linked without a look: the links are looked at."""
+    image = large_image(store)
+    with host.open() as session:
+        missing = session.begin(image)
+        session.send_pack(host.packs.get(image, missing).pieces())
+        entry = next(entry for entry in image.entries if entry.size == 3_000_000)
+        place = Path(Store(host.root).object_path(*entry.key))
+        place.chmod(0o644)
+        place.write_bytes(bytes(3_000_000))
+        place.chmod(0o444)
+        with pytest.raises(HostError) as caught:
+            session.checkout(image.image_id)
+        assert caught.value.kind in ("damaged", "object")
+    with host.open() as session:
+        with pytest.raises(HostError):
+            session.switch(image.image_id, None, 0, 60.0)
+        host.stage(session, image)
+        assert session.verify(image.image_id, deep=True) == []
 
 
 def test_a_pack_for_one_host_is_handed_on_and_made_again_when_it_is_asked_for_again(
