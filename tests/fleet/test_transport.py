@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -441,3 +442,30 @@ def test_no_time_left_for_one_more_attempt(sshd: Sshd) -> None:
     with pytest.raises(HostError, match="did not answer within") as caught:
         transport.open(["true"], time.monotonic() - 1)
     assert caught.value.kind == "unreachable"
+
+
+def test_what_is_read_is_acknowledged_at_once() -> None:
+    """A peer that waits for that before its second small packet would wait 40 ms each time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def answer() -> None:
+        while far.recv(1):
+            far.sendall(b"a" * 50)
+            far.sendall(b"b" * 50)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    prompt, took = ssh._Prompt(near), []
+    for _ in range(15):
+        began, left = time.monotonic(), 100
+        prompt.sendall(b"?")
+        while left:
+            left -= len(prompt.recv(left))
+        took.append(time.monotonic() - began)
+    prompt.close()
+    thread.join()
+    far.close()
+    assert statistics.median(took) < 0.02, took
