@@ -72,8 +72,12 @@ class Shards:
         """Make a settled folder the store's; False when its files have to go one by one.
 
         They have to where another process was faster, and where something is in the folder
-        that is not expected, such as a file that could neither be written nor removed.
+        that is not expected, such as a file that could neither be written nor removed. So do
+        those of a folder made since settle(): somebody may be about to write into it.
         """
+        with self._mutex:
+            if prefix in self._made:
+                return False
         source = f"{self._folder}/{prefix}"
         try:
             if set(os.listdir(source)) != set(expected):

@@ -125,6 +125,29 @@ def test_what_others_add_while_a_part_is_published_is_not_lost(store: Store) -> 
     assert os.listdir(store.tmp) == []
 
 
+def test_a_folder_made_while_a_part_is_published_stays_for_who_made_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.batch() as batch:
+        settle = batch._shards.settle
+        late: list[str] = []
+
+        def settled() -> None:
+            settle()
+            if not late:
+                late.append(batch.put(b"late")[0])
+
+        monkeypatch.setattr(batch._shards, "settle", settled)
+        batch.put(b"early")
+        batch.publish_so_far()
+        # Another thread may be between making this folder and writing into it.
+        assert os.path.isdir(f"{batch._folder}/{late[0][:2]}")
+        assert store.is_present((late[0], False))
+    assert len(list(store.keys())) == 2
+    assert store.verify() == []
+    assert os.listdir(store.tmp) == []
+
+
 def test_a_folder_is_not_named_while_somebody_may_still_write_into_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
