@@ -26,7 +26,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
@@ -221,8 +221,7 @@ class Packs:
         """
         zstd = zstandard is not None
         # First of all: there is a core that has nothing else to do.
-        make = _packed_apart if can_fork() else _packed
-        source = make(self._store, manifest, None, zstd)
+        source = _all_packed(self._store, manifest, zstd)
         name = _name(manifest, manifest.objects(), zstd)
         with self._lock:
             self._foreseen.add(name)
@@ -272,21 +271,23 @@ def packed_manifest(manifest: Manifest) -> bytes:
     return compress(manifest.to_bytes(), LEVEL)
 
 
-def _packed_apart(
-    store: Store, manifest: Manifest, wanted: Container[Key] | None, zstd: bool
-) -> Stream:
-    """As `_packed`, by a process of its own, which begins at once.
+def _all_packed(store: Store, manifest: Manifest, zstd: bool) -> Stream:
+    """All of an image, if possible by a process of its own, which begins at once.
 
     While hosts are asked there is one core with nothing to do, but not for a thread: imports
     hold Python's lock.
     """
+    source = _packed(store, manifest, None, zstd)
 
     def work(sink: int) -> None:
         os.nice(10)
-        for data in _packed(store, manifest, wanted, zstd):
+        for data in source:
             write_all(sink, data)
 
-    return Feeding(work).pieces()
+    if can_fork():
+        with suppress(OSError):  # no more processes for this user
+            return Feeding(work).pieces()
+    return source
 
 
 def _packed(store: Store, manifest: Manifest, wanted: Container[Key] | None, zstd: bool) -> Stream:

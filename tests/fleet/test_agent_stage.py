@@ -489,6 +489,20 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(store: Store, old: Mani
             list(packs.get(old, old.objects(), zstd=True).pieces())
 
 
+def test_a_foreseen_pack_is_made_here_where_there_are_no_more_processes(
+    store: Store, old: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    with Packs(store, once=True) as packs:
+        packs.foresee(old)
+        made = b"".join(packs.get(old, old.objects(), zstd=True).pieces())
+        again = packs.get(old, old.objects(), zstd=True)
+        assert b"".join(again.pieces()) == made
+
+
 def test_a_file_changed_between_arrival_and_check_out_is_found(host: Host, store: Store) -> None:
     """What arrived in this session is linked without a look: the links are looked at."""
     image = large_image(store)
