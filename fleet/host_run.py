@@ -166,7 +166,12 @@ class HostRun:
             missing = self._begin(session)
             if missing:
                 pack = self._images.packs.get(wanted.manifest, missing, session.zstd)
-                taken = session.send_pack(self._slowly(session, pack))
+                try:
+                    taken = session.send_pack(self._slowly(session, pack))
+                except HostError as error:
+                    if error.kind == "object":
+                        self._images.check(missing)
+                    raise
                 output.append(f"{taken} objects, {session.bytes_sent} bytes")
         with step(self._job, name, "checkout") as output:
             answer = session.checkout(wanted.id)

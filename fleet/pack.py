@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from hashlib import sha256
@@ -32,8 +32,9 @@ from io import RawIOBase
 from pathlib import Path
 
 from fleet.agent_unpack import BLOCK_HEAD, GOES_ON, PACK, RECORD_HEAD
-from images.durable import write_all
-from images.forks import Feeding, can_fork
+from fleet.feeding import Feeding
+from images.forks import can_fork
+from images.layout import CHANGED, ObjectError, is_sound
 from images.manifest import Manifest
 from images.store import Store
 
@@ -48,8 +49,6 @@ except ImportError:
     zstandard = None  # type: ignore[assignment]
 
 Key = tuple[str, bool]
-# Parts of the plain stream that end where an object or a block ends.
-Parts = list[bytes]
 # A pack in pieces of any size; closed, it ends what makes them.
 Stream = Generator[bytes, None, None]
 
@@ -59,16 +58,20 @@ LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
 PIECE = 1 << 18  # bytes in one piece of the stream
+# Packs of so many plain bytes are there at once: no process of its own, and a size to wait for.
+SOON = 4 << 20
 
 
 class Pack:
     """One missing set's pack, complete or growing. Safe to read from many threads.
 
-    Without a ``path`` it can be read only once, and little of it is held in memory.
+    Without a ``path`` it can be read only once, and little of it is held in memory; with a
+    ``feeding`` it is taken from there.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, feeding: Feeding | None = None) -> None:
         self.path = path
+        self._feeding = feeding
         self.begun = False  # to be read
         self._held: deque[bytes] = deque()
         self._waiting = 0  # bytes of them
@@ -84,11 +87,16 @@ class Pack:
         """
         began, sent = time.monotonic(), 0
         self.begun = True
-        for piece in self._spooled(self.path) if self.path else self._handed_on():
+        for piece in self._pieces():
             sent += len(piece)
             yield piece
             if limit:
                 time.sleep(max(0.0, began + sent / limit - time.monotonic()))
+
+    def _pieces(self) -> Iterator[bytes]:
+        if self._feeding:
+            return self._feeding.pieces(PIECE)
+        return self._spooled(self.path) if self.path else self._handed_on()
 
     def _spooled(self, path: Path) -> Iterator[bytes]:
         sent = 0
@@ -125,13 +133,20 @@ class Pack:
 
     def stop(self) -> None:
         """End the building: nobody waits for it."""
+        if self._feeding:
+            self._feeding.stop()
         with self._grown:
             self._stopped = True
             self._grown.notify_all()
 
     @property
     def size(self) -> int:
-        """Bytes of the complete pack; waits for it. Without a path, only of one up to AHEAD."""
+        """Bytes of the complete pack; waits for it.
+
+        Without a path, only of one up to AHEAD; with a feeding, of none.
+        """
+        if self._feeding:
+            raise ValueError("nobody counts what is handed on by another process")
         with self._grown:
             while not self._done and not self._error:
                 self._grown.wait()
@@ -182,7 +197,8 @@ class Packs:
         self._once = once
         self._folder = tempfile.TemporaryDirectory(prefix="wain-packs-", dir=folder)
         self._packs: dict[str, Pack] = {}
-        self._building: list[tuple[Pack, threading.Thread]] = []
+        self._begun: list[Pack] = []
+        self._threads: list[threading.Thread] = []
         self._foreseen: set[str] = set()
         self._lock = threading.Lock()
 
@@ -194,9 +210,9 @@ class Packs:
 
     def close(self) -> None:
         """Remove the spool; what is still being built has nobody left to wait for it."""
-        for pack, _ in self._building:
+        for pack in self._begun:
             pack.stop()
-        for _, thread in self._building:
+        for thread in self._threads:
             thread.join()
         self._folder.cleanup()
 
@@ -210,8 +226,12 @@ class Packs:
         with self._lock:
             self._foreseen.discard(name)
             pack = self._packs.get(name)
-            if pack is None or (self._once and pack.begun):
-                pack = self._begin(name, _packed(self._store, manifest, set(wanted), zstd))
+            if pack and self._once and pack.begun:
+                pack.stop()  # its line broke
+                pack = None
+            if pack is None:
+                source = _packed(self._store, manifest, set(wanted), zstd, hashed=not self._once)
+                pack = self._begin(name, source)
         return pack
 
     def foresee(self, manifest: Manifest) -> None:
@@ -219,13 +239,20 @@ class Packs:
 
         At most once for an image. See :meth:`settle`.
         """
-        zstd = zstandard is not None
+        zstd, once = zstandard is not None, self._once
+
+        def source() -> Stream:
+            return _packed(self._store, manifest, None, zstd, hashed=not once)
+
         # First of all: there is a core that has nothing else to do.
-        source = _all_packed(self._store, manifest, zstd)
+        feeding = _apart(source) if sum(manifest.objects().values()) > SOON else None
         name = _name(manifest, manifest.objects(), zstd)
         with self._lock:
             self._foreseen.add(name)
-            self._begin(name, source)
+            if feeding and once:
+                self._add(name, Pack(None, feeding))
+            else:
+                self._begin(name, feeding.pieces(BLOCK) if feeding else source())
 
     def settle(self) -> None:
         """The hosts have been asked: end the building of what was foreseen and nobody wants."""
@@ -238,12 +265,17 @@ class Packs:
         path = None
         if not self._once:
             # Never the file of a building that was ended, which may write once more.
-            path = Path(self._folder.name) / f"{len(self._building)}-{name}"
+            path = Path(self._folder.name) / f"{len(self._begun)}-{name}"
             path.touch()
-        pack = self._packs[name] = Pack(path)
+        pack = self._add(name, Pack(path))
         thread = threading.Thread(target=pack.build, args=(source,), daemon=True, name="pack")
-        self._building.append((pack, thread))
+        self._threads.append(thread)
         thread.start()
+        return pack
+
+    def _add(self, name: str, pack: Pack) -> Pack:
+        self._packs[name] = pack
+        self._begun.append(pack)
         return pack
 
 
@@ -271,92 +303,180 @@ def packed_manifest(manifest: Manifest) -> bytes:
     return compress(manifest.to_bytes(), LEVEL)
 
 
-def _all_packed(store: Store, manifest: Manifest, zstd: bool) -> Stream:
-    """All of an image, if possible by a process of its own, which begins at once.
+def _apart(source: Callable[[], Stream]) -> Feeding | None:
+    """The stream made by a process of its own, which begins at once; None where there is none.
 
     While hosts are asked there is one core with nothing to do, but not for a thread: imports
     hold Python's lock.
     """
-    source = _packed(store, manifest, None, zstd)
 
-    def work(sink: int) -> None:
+    def work(write: Callable[[bytes], None]) -> None:
         os.nice(10)
-        for data in source:
-            write_all(sink, data)
+        for data in source():
+            write(data)
 
     if can_fork():
         with suppress(OSError):  # no more processes for this user
-            return Feeding(work).pieces()
-    return source
+            return Feeding(work, AHEAD)
+    return None
 
 
-def _packed(store: Store, manifest: Manifest, wanted: Container[Key] | None, zstd: bool) -> Stream:
-    """A pack of these objects of an image, or of all."""
+def _packed(
+    store: Store,
+    manifest: Manifest,
+    wanted: Container[Key] | None,
+    zstd: bool,
+    *,
+    hashed: bool,
+) -> Stream:
+    """A pack of these objects of an image, or of all; ``hashed`` as in `_blocks`."""
     pack = _zstd if zstd else _deflated
+    sizes = manifest.objects()
     # Neighbours in the tree resemble each other; neighbours in hash do not.
     every = dict.fromkeys(entry.key for entry in manifest.entries)
-    keys = every if wanted is None else [key for key in every if key in wanted]
+    keys = [(key, sizes[key]) for key in every if wanted is None or key in wanted]
+    unused: list[bytearray] = []
     with ThreadPoolExecutor(_cores()) as pool:
-        ahead: list[Future[bytes]] = []
+        ahead: deque[tuple[_Block, Future[bytes]]] = deque()
         yield PACK
-        for block, goes_on in _blocks(_records(store, keys)):
-            ahead.append(pool.submit(pack, block, goes_on))
+        for block in _blocks(store, keys, unused, hashed=hashed):
+            ahead.append((block, pool.submit(pack, block)))
             if len(ahead) > 2 * _cores():
-                yield ahead.pop(0).result()
-        for future in ahead:
+                first, future = ahead.popleft()
+                yield future.result()
+                unused.append(first.plain)
+        for _, future in ahead:
             yield future.result()
         yield END
 
 
-def _records(store: Store, keys: Iterable[Key]) -> Iterator[bytes]:
-    for key in keys:
-        # read() checks the bytes against the key: what is sent is what was asked for.
-        data = store.read(*key)
-        yield bytes.fromhex(key[0]) + bytes([key[1]]) + len(data).to_bytes(8, "big") + data
+class _Block:
+    """Plain bytes of a block, and where each object or the block ends."""
+
+    __slots__ = ("ends", "goes_on", "plain", "size")
+
+    def __init__(self, plain: bytearray, goes_on: bool = False) -> None:
+        self.plain = plain
+        self.size = 0
+        self.ends: list[int] = []
+        self.goes_on = goes_on
+
+    def parts(self) -> Iterator[memoryview]:
+        """What ends with each object."""
+        view, begin = memoryview(self.plain), 0
+        for end in self.ends:
+            yield view[begin:end]
+            begin = end
 
 
-def _blocks(records: Iterable[bytes]) -> Iterator[tuple[Parts, bool]]:
-    """The parts of each block, and whether it goes on with the record before."""
-    waiting: Parts = []
-    size = 0
-    for record in records:
-        if waiting and size + len(record) > BLOCK:
-            yield waiting, False
-            waiting, size = [], 0
-        if len(record) <= BLOCK:
-            waiting.append(record)
-            size += len(record)
-            continue
-        for at in range(0, len(record), BLOCK):
-            yield [record[at : at + BLOCK]], at > 0
-    if waiting:
-        yield waiting, False
+def _blocks(
+    store: Store, keys: Iterable[tuple[Key, int]], unused: list[bytearray], *, hashed: bool
+) -> Iterator[_Block]:
+    """The blocks of objects, by key and size, in buffers that are used again.
+
+    ``hashed``: each is checked against its key, so what is sent is what was asked for. Else only
+    one whose stat is not as it was written: whoever gets it hashes it anyway, and whose fault a
+    wrong one is, is asked when there is one. Raises ObjectError.
+    """
+
+    def fresh(goes_on: bool = False) -> _Block:
+        return _Block(unused.pop() if unused else bytearray(BLOCK), goes_on)
+
+    block = fresh()
+    for key, size in keys:
+        if block.size and block.size + RECORD_HEAD + size > BLOCK:
+            yield block
+            block = fresh()
+        with _Object(store, key, size, hashed) as source:
+            head = bytes.fromhex(key[0]) + bytes([key[1]]) + size.to_bytes(8, "big")
+            block.plain[block.size : block.size + RECORD_HEAD] = head
+            block.size += RECORD_HEAD
+            while left := source.left:
+                if block.size == BLOCK:
+                    block.ends.append(BLOCK)
+                    yield block
+                    block = fresh(goes_on=True)
+                end = min(BLOCK, block.size + left)
+                source.read(memoryview(block.plain)[block.size : end])
+                block.size = end
+        block.ends.append(block.size)
+        if block.goes_on:
+            yield block
+            block = fresh()
+    if block.size:
+        yield block
 
 
-def _deflated(parts: Parts, goes_on: bool = False) -> bytes:
-    plain = b"".join(parts)
+class _Object:
+    """One object of the store, to be read in order. Raises ObjectError."""
+
+    def __init__(self, store: Store, key: Key, size: int, hashed: bool) -> None:
+        self._key = key
+        self._path = store.object_path(*key)
+        self.left = size
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._bad(error.strerror or "cannot be read") from None
+        status = os.fstat(self._descriptor)
+        self._hash = sha256() if hashed or not is_sound(status, key[1]) else None
+        self._changed = status.st_size != size
+
+    def __enter__(self) -> _Object:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        os.close(self._descriptor)
+        if self._hash and self._hash.hexdigest() != self._key[0]:
+            self._changed = True
+        if self._changed and not kind:
+            raise self._bad(CHANGED)
+
+    def read(self, into: memoryview) -> None:
+        """Fill this."""
+        while into:
+            try:
+                count = os.readv(self._descriptor, [into])
+            except OSError as error:
+                raise self._bad(error.strerror or "cannot be read") from None
+            if not count:
+                raise self._bad(CHANGED)
+            if self._hash:
+                self._hash.update(into[:count])
+            self.left -= count
+            into = into[count:]
+
+    def _bad(self, what: str) -> ObjectError:
+        return ObjectError(self._key, self._path, what)
+
+
+def _deflated(block: _Block) -> bytes:
     # Bare: the host checks every object by its sha256, so another checksum would be for nothing.
-    return _block(1, [compress(plain, LEVEL, -15)], [plain], goes_on)
+    plain = memoryview(block.plain)[: block.size]
+    return _framed(1, [compress(plain, LEVEL, -15)], block)
 
 
-def _zstd(parts: Parts, goes_on: bool = False) -> bytes:
+def _zstd(block: _Block) -> bytes:
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, write_content_size=False, write_checksum=False
     ).compressobj()
     packed: list[bytes] = []
-    for part in parts:
+    for part in block.parts():
         packed.append(compressor.compress(part))
         packed.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     packed.append(compressor.flush())
-    return _block(2, packed, parts, goes_on)
+    return _framed(2, packed, block)
 
 
-def _block(method: int, packed: Parts, plain: Parts, goes_on: bool) -> bytes:
-    size, length = sum(map(len, plain)), sum(map(len, packed))
-    if length >= size:
-        method, packed, length = 0, plain, size
-    method |= GOES_ON * goes_on
-    return b"".join([bytes([method]), length.to_bytes(4, "big"), size.to_bytes(4, "big"), *packed])
+def _framed(method: int, packed: list[bytes], block: _Block) -> bytes:
+    length = sum(map(len, packed))
+    parts: list[bytes | memoryview] = [*packed]
+    if length >= block.size:
+        method, length = 0, block.size
+        parts = [memoryview(block.plain)[:length]]
+    method |= GOES_ON * block.goes_on
+    head = bytes([method]) + length.to_bytes(4, "big") + block.size.to_bytes(4, "big")
+    return b"".join([head, *parts])
 
 
 def _cores() -> int:

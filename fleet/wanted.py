@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.pack import Packs, most, packed_manifest
+from fleet.pack import SOON, Packs, most, packed_manifest
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
 from fleet.session import Proof
@@ -20,6 +20,7 @@ from images.catalog import Catalog, ImageDocument
 from images.delta import encode_delta
 from images.diff import Diff, PackageChange, compare
 from images.errors import WainError
+from images.layout import CHANGED, ObjectError
 from images.manifest import Manifest, folders
 from images.store import Store
 
@@ -31,8 +32,6 @@ BLOCK = 4096
 RESERVE = 8 << 20
 # Folders of the object store on a host, at most.
 OBJECT_FOLDERS = 300
-# Packs of so many plain bytes are there at once, so their size is always waited for.
-SOON = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -158,6 +157,12 @@ class Comparisons:
             return self.catalog.document(image_id)
         except WainError:
             return None
+
+    def check(self, keys: Iterable[Key]) -> None:
+        """Hash objects of this machine, when a host refused them. Raises ObjectError."""
+        for key, what, path in self.catalog.store.verify(keys):
+            if what not in ("mode", "time"):
+                raise ObjectError(key, path, CHANGED if what == "content" else what)
 
     def change(self, current: str | None, wanted: Wanted) -> Change:
         """What happens on the way from an image (None: from nothing, or unknown) to another."""

@@ -16,7 +16,7 @@ from images.parallel import cores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn, TypeVar
 
     # What marshal can carry: texts, numbers, and tuples, lists and tables of them.
@@ -73,18 +73,18 @@ class Copies:
         try:
             parent = os.getpid()
             for _ in range(count):
-                self._running.append(_start(lambda: work(_numbers(self.source, None, parent))))
+                self._running.append(start(lambda: work(_numbers(self.source, None, parent))))
         except BaseException:
             self.stop()
             raise
 
     def results(self) -> list[Any]:
         """What each of them made, when all are done. Raises their errors."""
-        return _results(self._running)
+        return results(self._running)
 
     def stop(self) -> None:
         """End those that still work. Whoever gave up may now remove what they were writing."""
-        _kill(self._running)
+        kill(self._running)
         if self.source >= 0:
             os.close(self.source)
             self.source = -1
@@ -105,7 +105,7 @@ class Fed:
                 self._sinks.append(sink)
                 widen(sink)
                 try:
-                    self._running.append(_start(self._task(work, source)))
+                    self._running.append(start(self._task(work, source)))
                 finally:
                     os.close(source)
         except BaseException:
@@ -128,51 +128,16 @@ class Fed:
     def results(self) -> list[Any]:
         """End the pipes; what each of them made, when all are done. Raises their errors."""
         self._close()
-        return _results(self._running)
+        return results(self._running)
 
     def stop(self) -> None:
         """End those that still work."""
         self._close()
-        _kill(self._running)
+        kill(self._running)
 
     def _close(self) -> None:
         while self._sinks:
             os.close(self._sinks.pop())
-
-
-class Feeding:
-    """``work(descriptor)`` in a copy of this process: what it writes there is read here."""
-
-    def __init__(self, work: Callable[[int], None]) -> None:
-        source, sink = os.pipe()
-        self._source = open(source, "rb", buffering=0)  # noqa: SIM115 - for as long as this lives
-        try:
-            widen(sink)
-
-            def task() -> None:
-                # Held open here, nobody would tell it that the original is gone.
-                self._source.close()
-                work(sink)
-
-            self._running = [_start(task)]
-        except BaseException:
-            self._source.close()
-            raise
-        finally:
-            os.close(sink)
-
-    def pieces(self) -> Generator[bytes, None, None]:
-        """The bytes, as they come. Raises what ``work`` raised, as :class:`Copies` does.
-
-        The process ends with this, also when it is closed early.
-        """
-        try:
-            while piece := self._source.read(_PIPE):
-                yield piece
-            _results(self._running)
-        finally:
-            _kill(self._running)
-            self._source.close()
 
 
 def widen(pipe: int) -> int:
@@ -195,7 +160,8 @@ def _unread(pipe: int) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-def _results(running: list[tuple[int, int]]) -> list[Any]:
+def results(running: list[tuple[int, int]]) -> list[Any]:
+    """What each of them made, when all are done; none is left in the list. Raises their errors."""
     found = []
     while running:
         process, descriptor = running[-1]
@@ -206,12 +172,14 @@ def _results(running: list[tuple[int, int]]) -> list[Any]:
     return found
 
 
-def _kill(running: list[tuple[int, int]]) -> None:
+def kill(running: list[tuple[int, int]]) -> None:
+    """End those that still work; none is left in the list."""
     while running:
         _end(*running.pop(), kill=True)
 
 
-def _start(task: Callable[[], Any]) -> tuple[int, int]:
+def start(task: Callable[[], Any]) -> tuple[int, int]:
+    """A copy of this process that does this: its id, and where its result comes from."""
     receiver, sender = os.pipe()
     try:
         process = os.fork()

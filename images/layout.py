@@ -24,6 +24,9 @@ class StoreError(WainError):
     """A store that cannot be used, or a write to it that failed."""
 
 
+CHANGED = "the object's bytes were changed"
+
+
 class ObjectError(StoreError):
     """An object that is missing or not what its name says. ``key`` names it."""
 

@@ -23,6 +23,7 @@ from images import durable, hashing
 from images.batch import Batch
 from images.errors import LockedError
 from images.layout import (
+    CHANGED,
     EXECUTABLE_MODE,
     FILE_MODE,
     FIXED_MTIME,
@@ -169,7 +170,7 @@ class Store:
             what = error.strerror or "cannot be read"
             raise ObjectError((sha256, executable), path, what) from None
         if _sha256(data).hexdigest() != sha256:
-            raise ObjectError((sha256, executable), path, "the object's bytes were changed")
+            raise ObjectError((sha256, executable), path, CHANGED)
         return data
 
     def keys(self) -> Iterator[Key]:

@@ -21,6 +21,7 @@ from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.errors import WainError
 from images.forks import can_fork
+from images.layout import ObjectError
 from images.manifest import Entry, Manifest
 from images.parallel import cores
 from images.store import Store
@@ -142,9 +143,17 @@ def test_another_interpreters_image_is_refused(host: Host, old: Manifest) -> Non
     assert caught.value.kind == "target"
 
 
+def block_of(parts: list[bytes]) -> pack_module._Block:
+    block = pack_module._Block(bytearray(b"".join(parts)))
+    for part in parts:
+        block.size += len(part)
+        block.ends.append(block.size)
+    return block
+
+
 def pack_of(*records: bytes) -> bytes:
     plain = b"".join(records)
-    return PACK + pack_module._deflated([plain]) + pack_module.END
+    return PACK + pack_module._deflated(block_of([plain])) + pack_module.END
 
 
 def record(key: tuple[str, bool], size: int, data: bytes) -> bytes:
@@ -176,8 +185,8 @@ def test_objects_nobody_asked_for_or_with_other_bytes(host: Host, old: Manifest)
 
 
 def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
-    block = pack_module._deflated([b"x" * 1000])
-    zstd = pack_module._zstd([b"x" * 1000, b"y" * 1000])
+    block = pack_module._deflated(block_of([b"x" * 1000]))
+    zstd = pack_module._zstd(block_of([b"x" * 1000, b"y" * 1000]))
     zstd_bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
     window = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=0)
     greedy = zstandard.ZstdCompressor(compression_params=window)
@@ -448,6 +457,7 @@ def test_a_pack_that_was_foreseen_is_taken_or_ended(
 ) -> None:
     monkeypatch.setattr(pack_module, "AHEAD", 1 << 20)
     image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
+    monkeypatch.setattr(pack_module, "SOON", 1 << 20)
     with Packs(store, once=True) as packs:
         packs.foresee(old)
         packs.foresee(image)
@@ -456,15 +466,19 @@ def test_a_pack_that_was_foreseen_is_taken_or_ended(
         packs.settle()
         assert first.size == len(b"".join(first.pieces()))
         with pytest.raises(InterruptedError):
-            assert other.size < 0
+            list(other.pieces())
         # Who wants it later after all gets a whole one.
         again = packs.get(image, image.objects(), zstd=True)
         assert again is not other
         assert len(b"".join(again.pieces())) > 4 << 20
 
 
-def test_a_foreseen_pack_is_made_by_a_process_of_its_own(store: Store, old: Manifest) -> None:
+@pytest.mark.parametrize("once", [True, False])
+def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
+    store: Store, old: Manifest, monkeypatch: pytest.MonkeyPatch, once: bool
+) -> None:
     """It is the same pack; it ends with whoever waited for it; its errors are told."""
+    monkeypatch.setattr(pack_module, "SOON", 0)
     image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
     with Packs(store) as packs:
         whole = b"".join(packs.get(image, image.objects(), zstd=True).pieces())
@@ -474,16 +488,16 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(store: Store, old: Mani
 
     before = children()
     assert can_fork()
-    with Packs(store, once=True) as packs:
+    with Packs(store, once=once) as packs:
         packs.foresee(image)
+        assert len(children().split()) > len(before.split())
         pack = packs.get(image, image.objects(), zstd=True)
         assert b"".join(pack.pieces()) == whole
-        packs.foresee(old)
-        assert len(children().split()) > len(before.split())
+        assert once == (pack.path is None)
     assert children() == before
     key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
     Path(store.object_path(*key)).unlink()
-    with Packs(store, once=True) as packs:
+    with Packs(store, once=once) as packs:
         packs.foresee(old)
         with pytest.raises(WainError, match=key[0][2:]):
             list(packs.get(old, old.objects(), zstd=True).pieces())
@@ -496,6 +510,7 @@ def test_a_foreseen_pack_is_made_here_where_there_are_no_more_processes(
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", refused)
+    monkeypatch.setattr(pack_module, "SOON", 0)
     with Packs(store, once=True) as packs:
         packs.foresee(old)
         made = b"".join(packs.get(old, old.objects(), zstd=True).pieces())
@@ -543,25 +558,58 @@ def test_a_pack_for_one_host_is_handed_on_and_made_again_when_it_is_asked_for_ag
         assert b"".join(handed_on) == whole
         # A line's deadline and its bandwidth are looked at between two of them.
         assert max(map(len, handed_on)) <= pack_module.PIECE
+        with pytest.raises(InterruptedError):
+            list(pieces)
         third = packs.get(image, image.objects())
         assert not third.begun
     # Closed: nobody reads the third, and nobody waits for it.
     assert not any(thread.name == "pack" for thread in threading.enumerate())
 
 
+def spoil(store: Store, old: Manifest, *, as_written: bool = False) -> str:
+    """Change an object of the store, unless it shall look as it was written; its path."""
+    key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
+    path = Path(store.object_path(*key))
+    before = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(b"TEXT = 'evil'\n"[: before.st_size].ljust(before.st_size))
+    if as_written:
+        path.chmod(before.st_mode)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return str(path)
+
+
 @pytest.mark.row("T5")
+@pytest.mark.parametrize("once", [True, False])
 def test_an_object_that_changed_under_the_controller(
-    store: Store, old: Manifest, host: Host
+    store: Store, old: Manifest, host: Host, once: bool
+) -> None:
+    path = spoil(store, old, as_written=not once)
+    with host.open() as session, Packs(store, once=once) as packs:
+        missing = session.begin(old)
+        with pytest.raises(ObjectError, match="bytes were changed") as caught:
+            session.send_pack(packs.get(old, missing).pieces())
+    assert caught.value.where == path
+    assert host.current is None
+
+
+@pytest.mark.parametrize("what", ["shorter", "longer", "gone", "a folder"])
+def test_an_object_of_another_size_or_kind_is_not_sent(
+    store: Store, old: Manifest, what: str
 ) -> None:
     key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
     path = Path(store.object_path(*key))
-    path.chmod(0o644)
-    path.write_bytes(b"TEXT = 'evil'\n"[: path.stat().st_size])
-    with host.open() as session, Packs(store) as packs:
-        missing = session.begin(old)
-        with pytest.raises(Exception, match="bytes were changed"):
-            session.send_pack(packs.get(old, missing).pieces())
-    assert host.current is None
+    data = path.read_bytes()
+    path.unlink()
+    if what == "a folder":
+        path.mkdir()
+    elif what != "gone":
+        path.write_bytes(data[:-1] if what == "shorter" else data + b"#")
+    for once in (True, False):
+        with Packs(store, once=once) as packs:
+            with pytest.raises(ObjectError) as caught:
+                list(packs.get(old, old.objects()).pieces())
+            assert caught.value.where == str(path)
 
 
 def test_the_bandwidth_cap(store: Store) -> None:
@@ -584,12 +632,12 @@ def test_the_bandwidth_cap(store: Store) -> None:
     st.sampled_from([pack_module._deflated, pack_module._zstd]),
 )
 def test_any_blocks_and_any_pieces_unpack(
-    contents: list[bytes], block: int, piece: int, packed: Callable[[list[bytes]], bytes]
+    contents: list[bytes], block: int, piece: int, packed: Callable[[pack_module._Block], bytes]
 ) -> None:
     from fleet.agent_unpack import Blocks, PlainReader, inflate
 
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
-    blocks = [[plain[at : at + block]] for at in range(0, len(plain), block)]
+    blocks = [block_of([plain[at : at + block]]) for at in range(0, len(plain), block)]
     data = PACK + b"".join(map(packed, blocks)) + pack_module.END
     whole = Blocks(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
     unpacker = PlainReader(inflate(piece for _, piece in whole.upto(1 << 30)))

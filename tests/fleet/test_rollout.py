@@ -388,6 +388,28 @@ def test_a_damaged_object_of_this_machine_is_a_hosts_failure(project: Project) -
     assert project.wain("status").document["rollout"] is None
 
 
+@pytest.mark.row("T5", "S1")
+def test_rot_that_no_stat_shows_is_found_by_the_host_and_named_here(project: Project) -> None:
+    """For one host alone objects are not hashed here before they are sent."""
+    project.write(1)
+    entry = next(
+        entry
+        for entry in project.store.manifest(project.image("v1")).entries
+        if entry.path.endswith("m00003.py")
+    )
+    here = Path(project.store.object_path(*entry.key))
+    before = here.stat()
+    here.chmod(0o644)
+    here.write_bytes(here.read_bytes()[::-1])
+    here.chmod(before.st_mode)
+    os.utime(here, ns=(before.st_atime_ns, before.st_mtime_ns))
+    ran = project.wain("rollout", "shop:v1", "--yes")
+    assert (ran.code, ran.states()) == (4, {"h1": "failed"}), ran.text
+    error = ran.document["hosts"]["h1"]["error"]
+    assert error == f"{here}: the object's bytes were changed (wain store verify --repair)"
+    assert project.currents() == {"h1": None}
+
+
 @pytest.mark.row("V3")
 def test_a_root_belongs_to_one_application(project: Project, tmp_path: Path) -> None:
     """Another project with the same root does not roll out, go back, prune or forget there."""

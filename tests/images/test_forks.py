@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import images.forks
-from images.durable import write_all
 from images.errors import WainError
-from images.forks import MOST_PIECES, Fed, Feeding, can_fork, in_processes
+from images.forks import MOST_PIECES, Fed, can_fork, in_processes
 
 _before: set[str] = set()
 
@@ -216,38 +215,3 @@ def test_no_process_left_to_be_had_is_an_error_that_leaves_nothing(
         Fed(_lengths, 3)
     assert _no_child_is_left()
     assert len(os.listdir("/proc/self/fd")) == open_before
-
-
-def test_what_another_process_makes_is_read_here() -> None:
-    made = os.urandom(5 << 20)
-
-    def work(sink: int) -> None:
-        assert os.getpid() != parent
-        write_all(sink, made)
-
-    parent = os.getpid()
-    assert b"".join(Feeding(work).pieces()) == made
-    assert _no_child_is_left()
-
-
-def test_its_error_comes_after_what_it_had_made() -> None:
-    def work(sink: int) -> None:
-        write_all(sink, b"begun")
-        raise WainError("here", "no more")
-
-    pieces = Feeding(work).pieces()
-    assert next(pieces) == b"begun"
-    with pytest.raises(WainError, match="here: no more"):
-        next(pieces)
-    assert _no_child_is_left()
-
-
-def test_it_ends_with_the_one_who_reads() -> None:
-    def work(sink: int) -> None:
-        while True:
-            write_all(sink, bytes(1 << 16))
-
-    pieces = Feeding(work).pieces()
-    assert next(pieces)
-    pieces.close()
-    assert _no_child_is_left()
