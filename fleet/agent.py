@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fleet.agent_look import Look
+    from fleet.agent_stage import Early
     from images.manifest import Manifest
     from images.render import Interpreter
     from images.store import Store
@@ -79,6 +80,7 @@ class Agent:
         self.staged: dict[str, Manifest] = {}
         self.packed: dict[str, bytes] = {}  # manifests as they came whole
         self.prepared: dict[str, tuple[WorkList, Look]] = {}
+        self.early: dict[str, Early] = {}
         self.fresh: set[str] = set()  # names of the objects that this session has written
         self.wanted: dict[tuple[str, bool], int] = {}
         self._store: Store | None = None

@@ -11,7 +11,7 @@ import os
 import time
 
 from fleet.agent_errors import AgentError, answer_of
-from fleet.agent_stage import prepare
+from fleet.agent_stage import drop_early, place_early, prepare
 from fleet.agent_unpack import Blocks, take
 from fleet.frames import Closed
 from images import durable
@@ -46,15 +46,24 @@ def pack(agent: Agent, request: Request) -> Answer:
     count = size = 0
     problem: Exception | None = None
     while not (blocks.ended or problem):
-        with agent.store.batch() as batch, _Flushing(batch) as flushing:
-            pieces = _watched(agent, blocks, flushing, total)
-            takers = _takers(batch, agent.wanted) if total > ALONE else None
-            if takers:
-                prepare(agent)
-                taken, problem = _shared(takers, batch, agent.wanted, pieces)
-            else:
-                taken, problem = take(batch, agent.wanted, (piece for _, piece in pieces))
-        agent.fresh.update([object_name(*key) for key in taken])
+        try:
+            with agent.store.batch() as batch, _Flushing(batch) as flushing:
+                pieces = _watched(agent, blocks, flushing, total)
+                takers = _takers(batch, agent.wanted) if total > ALONE else None
+                if takers:
+                    prepare(agent)
+                    taken, problem = _shared(takers, batch, agent.wanted, pieces)
+                else:
+                    taken, problem = take(batch, agent.wanted, (piece for _, piece in pieces))
+                agent.fresh.update([object_name(*key) for key in taken])
+                if takers and blocks.ended and not problem:
+                    flushing.wait()
+                    place_early(agent, batch)
+        except BaseException:
+            # What could not be made to last is not to be used.
+            agent.fresh.clear()
+            drop_early(agent)
+            raise
         count += len(taken)
         size += sum(sizes[key] for key in taken)
     if problem:
@@ -137,6 +146,10 @@ class _Flushing:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def wait(self) -> None:
+        """Until no thread is left."""
         if self._thread:
             self._thread.join()
 

@@ -7,7 +7,8 @@ manifest names, that were missing, and that have its size and sha256 are taken.
 Write order: objects (a barrier for each batch), then the manifest, then the tree under
 ``releases/.new-…``, synced, then its rename to ``releases/<id>``. The state learns of it last.
 A cut leaves objects, which are not sent again, and a ``.new`` folder, which the next check-out
-removes.
+removes. The tree of a first release is made while the disk takes its objects, of links to where
+they are staged; it is synced, and named, when they have been.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from hashlib import sha256
 
 from fleet import agent_state
 from fleet.agent_errors import AgentError, image_id, running, text
+from images.errors import WainError
+from images.forks import can_fork
 from images.manifest import Manifest, folders
 from images.store import MAX_MANIFEST, StoreError
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fleet.agent import Agent
+    from images.batch import Batch
+    from images.tree import Checkout
 
     Key = tuple[str, bool]
     Request = dict[str, Any]
@@ -145,6 +150,80 @@ def prepare(agent: Agent) -> None:
             agent.prepared[image] = (WorkList.of(manifest), Look(manifest))
 
 
+class Early:
+    """A tree that stands as ``new`` and was not synced yet."""
+
+    def __init__(self, new: str, done: Checkout, descriptor: int) -> None:
+        self.new = new
+        self.done = done
+        self.descriptor = descriptor  # of the folder it is in, opened before it was begun
+
+    def make_last(self) -> Checkout:
+        """Sync it. Raises OSError."""
+        from images import tree
+
+        try:
+            tree.make_last(self.descriptor, self.new)
+        finally:
+            os.close(self.descriptor)
+        return self.done
+
+
+def place_early(agent: Agent, batch: Batch) -> None:
+    """Make a release's tree, and begin to look at it, while the disk takes its objects.
+
+    Where all of them are new, in this batch. What goes wrong here the check-out will meet again.
+    """
+    from images import forks, tree
+
+    [(image, manifest), *others] = agent.staged.items()
+    folder = batch.folder_of_all(len(manifest.objects()))
+    if others or not folder or not can_fork() or os.path.lexists(agent.release(image)):
+        return
+    work, look = agent.prepared[image]
+    flushing: list[tuple[int, int]] = []
+    home = _home(agent)
+    new = f"{home}/.new-{image[:16]}"
+    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flushing.append(forks.start(batch.flush))
+        done = tree.checkout(
+            work, agent.store.with_objects_in(folder), new, agent.release(image),
+            agent.interpreter(), fsync=False, fresh=agent.fresh,
+            meanwhile=lambda: look.begin(new), on_progress=agent.progress,
+        )  # fmt: skip
+    except (OSError, WainError):
+        os.close(descriptor)
+    else:
+        agent.early[image] = Early(new, done, descriptor)
+    finally:
+        forks.kill(flushing)
+
+
+def drop_early(agent: Agent) -> None:
+    """Give up the trees that were made early."""
+    from fleet.agent_verify import remove_tree
+
+    while agent.early:
+        image, early = agent.early.popitem()
+        agent.prepared[image][1].stop()
+        os.close(early.descriptor)
+        remove_tree(early.new)
+
+
+def _home(agent: Agent) -> str:
+    """Where releases are, without what a dead session left there: the lock is ours."""
+    from fleet.agent_verify import remove_tree
+
+    home = f"{agent.root}/releases"
+    os.makedirs(home, 0o755, exist_ok=True)
+    ours = {one.new for one in agent.early.values()}
+    for name in os.listdir(home):
+        if name.startswith(".") and f"{home}/{name}" not in ours:
+            remove_tree(f"{home}/{name}")
+    return home
+
+
 def _make_path_last(folder: str) -> None:
     """The names of a folder and of all above it, which a first roll-out has just made."""
     from images import durable
@@ -168,11 +247,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
     image, root = image_id(request), agent.root
     manifest = agent.manifest(image)
     target = agent.release(image)
-    home = f"{root}/releases"
-    os.makedirs(home, 0o755, exist_ok=True)
-    for name in os.listdir(home):
-        if name.startswith("."):
-            remove_tree(f"{home}/{name}")  # a dead session's: the lock is ours
+    home, early = _home(agent), agent.early.pop(image, None)
     state = agent_state.load(root)
     answer: Answer = {"files": len(manifest.entries), "made": False}
     there = os.path.lexists(target)
@@ -189,7 +264,7 @@ def checkout(agent: Agent, request: Request) -> Answer:
         interpreter = agent.interpreter()
         work, look = agent.prepared.get(image) or (manifest, Look(manifest))
         try:
-            done = tree.checkout(
+            done = early.make_last() if early else tree.checkout(
                 work, agent.store, new, target, interpreter,
                 fresh=agent.fresh, meanwhile=lambda: look.begin(new), on_progress=agent.progress,
             )  # fmt: skip

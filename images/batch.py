@@ -140,8 +140,28 @@ class Batch:
         if self._store.is_present((found, executable), count):
             durable.discard(name)
         else:
-            self._keep((found, executable), name)
+            key = (found, executable)
+            try:
+                self._keep(key, self._into_shard(key, name))
+            except OSError as error:
+                durable.discard(name)
+                raise failed(self._store.objects, error) from None
         return found, count
+
+    def _into_shard(self, key: Key, name: str) -> str:
+        """Where what was written as ``name`` is to stand. Raises OSError."""
+        if not self._shards.enter(key[0][:2]):
+            return name
+        path = f"{self._folder}/{object_name(*key)}"
+        try:
+            os.link(name, path)  # never in the place of what another thread is writing
+        except OSError:
+            return name  # or there are no links here
+        else:
+            os.unlink(name)
+            return path
+        finally:
+            self._shards.leave()
 
     def _write(self, name: str, executable: bool, fill: Callable[[int], None]) -> str:
         """Raises FileExistsError, and StoreError for all else; then there is no such file."""
@@ -179,6 +199,15 @@ class Batch:
     def staged(self) -> list[tuple[Key, str]]:
         """What was added and not published, for :meth:`adopt` in another process."""
         return list(self._staged.items())
+
+    def folder_of_all(self, count: int) -> str:
+        """The folder in which ``count`` objects stand as in a store, if those are all; else empty.
+
+        They stand so until publish().
+        """
+        skip = len(self._folder) + 1
+        paths = self._staged.values()
+        return self._folder if len(paths) == count and all("/" in p[skip:] for p in paths) else ""
 
     def adopt(self, staged: Iterable[tuple[Key, str]]) -> None:
         """Take what a copy of this process has added to its copy of this batch."""

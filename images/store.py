@@ -137,6 +137,14 @@ class Store:
         """Where an object is, or would be."""
         return f"{self.objects}/{object_name(sha256, executable)}"
 
+    def with_objects_in(self, folder: str) -> Store:
+        """This store as it will be once the objects staged in a folder have their names."""
+        import copy
+
+        found = copy.copy(self)
+        found.objects = folder
+        return found
+
     def is_present(self, key: Key, size: int | None = None) -> bool:
         """Whether an object is there and looks as it was written."""
         try:

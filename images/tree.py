@@ -105,7 +105,7 @@ def checkout(
                 _place_rendered(root, entry, store, prefix, interpreter)
             meanwhile()
             if fsync:
-                _make_last(descriptors[0], root)
+                make_last(descriptors[0], root)
         except BaseException:
             import shutil
 
@@ -259,7 +259,11 @@ def _place_rendered(
         write_own(target, render(entry.kind, data, prefix, interpreter), entry.executable)
 
 
-def _make_last(descriptor: int, root: str) -> None:
+def make_last(descriptor: int, root: str) -> None:
+    """Make a tree last, through a folder of its file system opened before it was begun.
+
+    Raises OSError.
+    """
     if durable.sync_filesystem(descriptor):
         return
     for folder, _, files in os.walk(root):
