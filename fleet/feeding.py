@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -20,13 +21,13 @@ _COUNT = 8  # bytes of a count in a pipe
 
 
 class Feeding:
-    """``work(write)`` in a copy of this process: what it writes there is read here, once.
+    """``work(writer)`` in a copy of this process: what it writes there is read here, once.
 
     At most ``room`` bytes are made that nobody has read. Raises OSError where there are no more
     processes, or no memory.
     """
 
-    def __init__(self, work: Callable[[Callable[[bytes], None]], None], room: int) -> None:
+    def __init__(self, work: Callable[[Writer], None], room: int) -> None:
         self._memory = mmap.mmap(-1, room)
         self._stopped = self._read = False
         self._ending = threading.Lock()
@@ -42,7 +43,7 @@ class Feeding:
                 # Held open here, nobody would tell it that the original is gone.
                 for descriptor in ours:
                     os.close(descriptor)
-                work(_Writer(self._memory, *theirs).write)
+                work(Writer(self._memory, *theirs))
 
             self._running = [forks.start(task)]
         except BaseException:
@@ -61,11 +62,11 @@ class Feeding:
         Raises what ``work`` raised, as `images.forks.Copies` does, and InterruptedError when
         :meth:`stop` was called meanwhile. The process ends with this, also when it is closed.
         """
-        room, taken, told = len(self._memory), 0, 0
         with self._ending:
             if self._stopped:
                 raise InterruptedError("nobody waits for this")
             self._read = True
+        room, taken, told = len(self._memory), 0, 0
         try:
             while counts := self._there.read(512 * _COUNT):
                 there = int.from_bytes(counts[-_COUNT:], "big")
@@ -98,20 +99,23 @@ class Feeding:
     def _close(self) -> None:
         self._there.close()
         self._taken.close()
+        self._memory.close()
 
 
-class _Writer:
-    """The end of the one who makes the bytes."""
+class Writer:
+    """The end of the one who makes the bytes. ``waited``: whether the last ones had to wait."""
 
     def __init__(self, memory: mmap.mmap, there: int, taken: int) -> None:
         self._memory = memory
         self._there = there
         self._source = taken
         self._written = self._taken = 0
+        self.waited = False
 
     def write(self, data: bytes) -> None:
         """All of it, waiting for room. Raises BrokenPipeError when nobody reads any more."""
         room, rest = len(self._memory), memoryview(data)
+        self.waited = False
         while rest:
             at = self._written % room
             free = room - (self._written - self._taken)
@@ -125,6 +129,8 @@ class _Writer:
             os.write(self._there, self._written.to_bytes(_COUNT, "big"))
 
     def _wait(self) -> None:
+        if not select.select([self._source], [], [], 0)[0]:
+            self.waited = True
         counts = os.read(self._source, 512 * _COUNT)
         if not counts:
             raise BrokenPipeError("nobody reads this any more")

@@ -32,7 +32,7 @@ from io import RawIOBase
 from pathlib import Path
 
 from fleet.agent_unpack import BLOCK_HEAD, GOES_ON, PACK, RECORD_HEAD
-from fleet.feeding import Feeding
+from fleet.feeding import Feeding, Writer
 from images.forks import can_fork
 from images.layout import CHANGED, ObjectError, is_sound
 from images.manifest import Manifest
@@ -56,6 +56,8 @@ END = bytes(BLOCK_HEAD)
 BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
+ZSTD_HURRIED = 0  # for one host whose line takes all there is: a twelfth more bytes, less work
+ZSTD_PATIENT = 6  # for one host whose line is what is waited for
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
 PIECE = 1 << 18  # bytes in one piece of the stream
 # Packs of so many plain bytes are there at once: no process of its own, and a size to wait for.
@@ -241,18 +243,18 @@ class Packs:
         """
         zstd, once = zstandard is not None, self._once
 
-        def source() -> Stream:
-            return _packed(self._store, manifest, None, zstd, hashed=not once)
+        def source(level: Callable[[], int]) -> Stream:
+            return _packed(self._store, manifest, None, zstd, hashed=not once, level=level)
 
         # First of all: there is a core that has nothing else to do.
-        feeding = _apart(source) if sum(manifest.objects().values()) > SOON else None
+        feeding = _apart(source, once) if sum(manifest.sizes().values()) > SOON else None
         name = _name(manifest, manifest.objects(), zstd)
         with self._lock:
             self._foreseen.add(name)
             if feeding and once:
                 self._add(name, Pack(None, feeding))
             else:
-                self._begin(name, feeding.pieces(BLOCK) if feeding else source())
+                self._begin(name, feeding.pieces(BLOCK) if feeding else source(_usual))
 
     def settle(self) -> None:
         """The hosts have been asked: end the building of what was foreseen and nobody wants."""
@@ -303,22 +305,32 @@ def packed_manifest(manifest: Manifest) -> bytes:
     return compress(manifest.to_bytes(), LEVEL)
 
 
-def _apart(source: Callable[[], Stream]) -> Feeding | None:
+def _apart(source: Callable[[Callable[[], int]], Stream], once: bool) -> Feeding | None:
     """The stream made by a process of its own, which begins at once; None where there is none.
 
     While hosts are asked there is one core with nothing to do, but not for a thread: imports
     hold Python's lock.
     """
 
-    def work(write: Callable[[bytes], None]) -> None:
+    def work(writer: Writer) -> None:
         os.nice(10)
-        for data in source():
-            write(data)
+
+        def level() -> int:
+            if not once:
+                return ZSTD_LEVEL
+            return ZSTD_PATIENT if writer.waited else ZSTD_HURRIED
+
+        for data in source(level):
+            writer.write(data)
 
     if can_fork():
         with suppress(OSError):  # no more processes for this user
             return Feeding(work, AHEAD)
     return None
+
+
+def _usual() -> int:
+    return ZSTD_LEVEL
 
 
 def _packed(
@@ -328,19 +340,21 @@ def _packed(
     zstd: bool,
     *,
     hashed: bool,
+    level: Callable[[], int] = _usual,
 ) -> Stream:
-    """A pack of these objects of an image, or of all; ``hashed`` as in `_blocks`."""
+    """A pack of these objects of an image, or of all; ``hashed`` as in `_blocks`.
+
+    ``level`` is asked for each block.
+    """
     pack = _zstd if zstd else _deflated
-    sizes = manifest.objects()
     # Neighbours in the tree resemble each other; neighbours in hash do not.
-    every = dict.fromkeys(entry.key for entry in manifest.entries)
-    keys = [(key, sizes[key]) for key in every if wanted is None or key in wanted]
+    keys = [one for one in manifest.sizes().items() if wanted is None or one[0] in wanted]
     unused: list[bytearray] = []
     with ThreadPoolExecutor(_cores()) as pool:
         ahead: deque[tuple[_Block, Future[bytes]]] = deque()
         yield PACK
         for block in _blocks(store, keys, unused, hashed=hashed):
-            ahead.append((block, pool.submit(pack, block)))
+            ahead.append((block, pool.submit(pack, block, level())))
             if len(ahead) > 2 * _cores():
                 first, future = ahead.popleft()
                 yield future.result()
@@ -450,22 +464,30 @@ class _Object:
         return ObjectError(self._key, self._path, what)
 
 
-def _deflated(block: _Block) -> bytes:
+def _deflated(block: _Block, _: int = 0) -> bytes:
     # Bare: the host checks every object by its sha256, so another checksum would be for nothing.
     plain = memoryview(block.plain)[: block.size]
     return _framed(1, [compress(plain, LEVEL, -15)], block)
 
 
-def _zstd(block: _Block) -> bytes:
-    compressor = zstandard.ZstdCompressor(
-        level=ZSTD_LEVEL, write_content_size=False, write_checksum=False
-    ).compressobj()
+def _zstd(block: _Block, level: int = ZSTD_LEVEL) -> bytes:
+    compressor = zstandard.ZstdCompressor(compression_params=_parameters(level)).compressobj()
     packed: list[bytes] = []
     for part in block.parts():
         packed.append(compressor.compress(part))
         packed.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     packed.append(compressor.flush())
     return _framed(2, packed, block)
+
+
+@functools.cache
+def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
+    if level != ZSTD_HURRIED:
+        return zstandard.ZstdCompressionParameters.from_level(level, write_content_size=False)
+    # As level 1, but for smaller tables, which a core's own cache can hold, and shorter matches.
+    return zstandard.ZstdCompressionParameters.from_level(
+        1, hash_log=13, min_match=6, write_content_size=False
+    )
 
 
 def _framed(method: int, packed: list[bytes], block: _Block) -> bytes:

@@ -89,7 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     _restore_pipe_signal()
     # What is imported, and the thousands of tuples of a manifest, all live on: at the default
     # threshold looking through them again and again takes a third of the time.
-    usual = gc.get_threshold()
     gc.set_threshold(100_000, 20, 20)
     parser, args = None, None
     out = Output(
@@ -111,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if "fleet" in words:
             # A roll-out makes cycles with every host: memory must not grow with the fleet.
-            gc.set_threshold(*usual)
+            gc.set_threshold(50_000, 10, 10)
         code = int(args.run(args, out))
         out.finish()
     except SystemExit as stop:

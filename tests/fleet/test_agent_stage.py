@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import pack as pack_module
-from fleet.agent_unpack import GOES_ON, PACK
+from fleet.agent_unpack import GOES_ON, PACK, Blocks, PlainReader, inflate
 from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.errors import WainError
@@ -29,6 +29,9 @@ from tests.support.hosts import Host
 from tests.support.small_images import ABI, MINOR, SITE, small_image
 
 HEAD = f"wain-manifest 1\npython {MINOR}\nabi {ABI}\nplatform manylinux_2_28_x86_64\nskeleton v\n\n"
+
+
+WORDS = [hashlib.sha256(b"%d" % (at * at % 997)).hexdigest()[:9].encode() for at in range(90_000)]
 
 
 class Raw:
@@ -149,6 +152,11 @@ def block_of(parts: list[bytes]) -> pack_module._Block:
         block.size += len(part)
         block.ends.append(block.size)
     return block
+
+
+def plain_of(pack: bytes) -> bytes:
+    blocks = Blocks(iter([pack]))
+    return b"".join(inflate(piece for _, piece in blocks.upto(1 << 40)))
 
 
 def pack_of(*records: bytes) -> bytes:
@@ -473,6 +481,22 @@ def test_a_pack_that_was_foreseen_is_taken_or_ended(
         assert len(b"".join(again.pieces())) > 4 << 20
 
 
+def test_a_line_that_is_waited_for_gets_a_smaller_pack(store: Store, old: Manifest) -> None:
+    """And one that takes all there is gets its pack with less work."""
+    sizes = []
+    plain = set()
+    for level in (pack_module.ZSTD_HURRIED, pack_module.ZSTD_LEVEL, pack_module.ZSTD_PATIENT):
+        image = small_image(store, "text", {"words.py": b"".join(WORDS)})
+        asked = iter([level] * 1000)
+        made = b"".join(
+            pack_module._packed(store, image, None, zstd=True, hashed=True, level=asked.__next__)
+        )
+        sizes.append(len(made))
+        plain.add(plain_of(made))
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert len(plain) == 1
+
+
 @pytest.mark.parametrize("once", [True, False])
 def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
     store: Store, old: Manifest, monkeypatch: pytest.MonkeyPatch, once: bool
@@ -492,7 +516,7 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
         packs.foresee(image)
         assert len(children().split()) > len(before.split())
         pack = packs.get(image, image.objects(), zstd=True)
-        assert b"".join(pack.pieces()) == whole
+        assert plain_of(b"".join(pack.pieces())) == plain_of(whole)
         assert once == (pack.path is None)
     assert children() == before
     key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
@@ -634,8 +658,6 @@ def test_the_bandwidth_cap(store: Store) -> None:
 def test_any_blocks_and_any_pieces_unpack(
     contents: list[bytes], block: int, piece: int, packed: Callable[[pack_module._Block], bytes]
 ) -> None:
-    from fleet.agent_unpack import Blocks, PlainReader, inflate
-
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
     blocks = [block_of([plain[at : at + block]]) for at in range(0, len(plain), block)]
     data = PACK + b"".join(map(packed, blocks)) + pack_module.END

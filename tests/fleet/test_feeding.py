@@ -7,17 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.feeding import Feeding
+from fleet.feeding import Feeding, Writer
 from images.errors import WainError
-
-Write = Callable[[bytes], None]
 
 
 def children() -> str:
@@ -33,10 +31,10 @@ def open_files() -> list[str]:
 def test_the_bytes_come_in_order_in_any_room(written: list[bytes], room: int, most: int) -> None:
     before, files = children(), len(open_files())
 
-    def work(write: Write) -> None:
+    def work(writer: Writer) -> None:
         assert os.getpid() != parent
         for data in written:
-            write(data)
+            writer.write(data)
 
     parent = os.getpid()
     pieces = list(Feeding(work, room).pieces(most))
@@ -46,22 +44,27 @@ def test_the_bytes_come_in_order_in_any_room(written: list[bytes], room: int, mo
 
 
 def test_it_waits_where_nobody_reads(tmp_path: Path) -> None:
-    def work(write: Write) -> None:
+    def work(writer: Writer) -> None:
         for number in range(10):
-            write(bytes([number]) * 1000)
-            (tmp_path / str(number)).touch()
+            writer.write(bytes([number]) * 1000)
+            (tmp_path / str(number)).write_text(f"{writer.waited}")
 
-    feeding = Feeding(work, 3000)
-    pieces = feeding.pieces(1000)
+    before = children().split()
+    pieces = Feeding(work, 3000).pieces(1000)
+    [copy] = set(children().split()) - set(before)
+    while Path(f"/proc/{copy}/stat").read_text().split()[2] != "S" or not (tmp_path / "2").exists():
+        time.sleep(0.01)
     assert next(pieces) == bytes(1000)
     # Room for three, one of them taken: the fifth cannot have been written.
     assert not (tmp_path / "4").exists()
     assert b"".join(pieces) == b"".join(bytes([number]) * 1000 for number in range(1, 10))
+    waited = [(tmp_path / str(number)).read_text() for number in range(10)]
+    assert waited[:4] == ["False", "False", "False", "True"]
 
 
 def test_its_error_comes_after_what_it_had_made() -> None:
-    def work(write: Write) -> None:
-        write(b"begun")
+    def work(writer: Writer) -> None:
+        writer.write(b"begun")
         raise WainError("here", "no more")
 
     before = children()
@@ -72,9 +75,9 @@ def test_its_error_comes_after_what_it_had_made() -> None:
     assert children() == before
 
 
-def endless(write: Write) -> None:
+def endless(writer: Writer) -> None:
     while True:
-        write(bytes(100))
+        writer.write(bytes(100))
 
 
 def test_it_ends_with_the_one_who_reads() -> None:
@@ -106,11 +109,11 @@ def test_it_dies_with_the_one_who_reads() -> None:
     """Killed, that one can end nothing: the copy finds out by itself, while it waits too."""
     program = """
 import os, time
-from fleet.feeding import Feeding
-def endless(write):
+from fleet.feeding import Feeding, Writer
+def endless(writer):
     print(os.getpid(), flush=True)
     while True:
-        write(bytes(100))
+        writer.write(bytes(100))
 pieces = Feeding(endless, 1000).pieces(1000)
 next(pieces)
 time.sleep(60)
