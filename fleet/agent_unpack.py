@@ -15,12 +15,13 @@ from images.errors import WainError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Union
 
     from images.batch import Batch
 
     Key = tuple[str, bool]
+    Data = Union[bytes, memoryview]
 
 PACK = b"wain-pack 1\n"
 BLOCK_HEAD = 9  # method, packed length, plain length
@@ -116,53 +117,54 @@ def inflate(blocks: Iterator[bytes]) -> Iterator[bytes]:
                 piece, rest = piece[:left], bytearray(piece[left:])
             packed = rest
             left -= len(piece)
-            if unpacker:
-                try:
-                    piece = unpacker.decompress(piece, size + 1)
-                except (zlib.error, ValueError):
-                    raise AgentError("object", "a block of the pack is damaged") from None
-            size -= len(piece)
+            try:
+                for part in unpacker(piece, size + 1):
+                    size -= len(part)
+                    if size < 0:
+                        break
+                    yield part
+            except (zlib.error, ValueError):
+                raise AgentError("object", "a block of the pack is damaged") from None
             if size < 0:
                 break
-            yield piece
         if size:
             raise AgentError("object", "a block of the pack has another length")
 
 
-def _unpacker(method: int) -> Any:
-    """What turns a block's bytes into plain ones; None for stored ones."""
+def _unpacker(method: int) -> Callable[[bytes, int], Iterable[bytes]]:
+    """What turns a block's bytes into plain ones, cut off soon after so many."""
     if method == 0:
-        return None
+        return lambda data, _: [data]
     if method == 1:
-        return zlib.decompressobj(-15)
+        inflater = zlib.decompressobj(-15)
+        return lambda data, limit: [inflater.decompress(data, limit)]
     from fleet import agent_zstd
 
     library = agent_zstd.library()
     if library is None:
         raise AgentError("object", "the pack is zstd, and this host has no libzstd")
-    return agent_zstd.Zstd(library)
+    return agent_zstd.Zstd(library).decompress
 
 
 class PlainReader:
-    """Reads by size from pieces."""
+    """Reads by size from pieces, which are not copied as long as an object is within one."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._piece = b""
-        self._at = 0
+        self._piece = memoryview(b"")
 
-    def read(self, size: int, /) -> bytes:
+    def read(self, size: int, /) -> Data:
         """Up to size bytes; none at the end."""
-        while self._at >= len(self._piece):
+        while not self._piece:
             piece = next(self._pieces, None)
             if piece is None:
                 return b""
-            self._piece, self._at = piece, 0
-        data = self._piece[self._at : self._at + size]
-        self._at += len(data)
+            self._piece = memoryview(piece)
+        data = self._piece[:size]
+        self._piece = self._piece[size:]
         return data
 
-    def exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> Data:
         """So many bytes, or none at the end of the pack."""
         data = self.read(size)
         if len(data) == size or not data:
@@ -203,7 +205,7 @@ def take(
         return taken, error
 
 
-def _record(head: bytes, wanted: dict[Key, int]) -> tuple[Key, int]:
+def _record(head: Data, wanted: dict[Key, int]) -> tuple[Key, int]:
     key, size = (head[:32].hex(), bool(head[32])), int.from_bytes(head[33:41], "big")
     if wanted.get(key) != size:
         raise AgentError("object", f"object {key[0][:16]} of {size} bytes was not asked for")

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import ctypes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PIECE = 1 << 18  # bytes of output at a time
 _WINDOW = 23  # log2 of the most memory a frame may ask for: 8 MiB
 _WINDOW_PARAMETER = 100  # ZSTD_d_windowLogMax
@@ -57,11 +61,10 @@ class Zstd:
         lib.ZSTD_DCtx_setParameter(self._context, _WINDOW_PARAMETER, _WINDOW)
         self._out = ctypes.create_string_buffer(PIECE)
 
-    def decompress(self, data: bytes, limit: int) -> bytes:
+    def decompress(self, data: bytes, limit: int) -> Iterator[bytes]:
         """What these bytes make, cut off soon after ``limit``. Raises ValueError for no zstd."""
         # Not copied: "data" stays where it is, and is not changed, for as long as this runs.
         into = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
-        parts = []
         total = 0
         while total <= limit:
             out = _Buffer(ctypes.addressof(self._out), PIECE, 0)
@@ -71,14 +74,13 @@ class Zstd:
             if self._lib.ZSTD_isError(ctypes.c_size_t(code)):
                 raise ValueError("no zstd frame")
             if out.position:
-                parts.append(ctypes.string_at(self._out, out.position))
                 total += out.position
+                yield ctypes.string_at(self._out, out.position)
             # A full buffer may have more behind it; so may input that was not yet taken.
             if out.position < PIECE and (into.position == into.size or code == 0):
                 break
         if into.position < into.size and total <= limit:
             raise ValueError("bytes behind the end of a frame")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def __del__(self) -> None:
         self._lib.ZSTD_freeDCtx(self._context)

@@ -95,10 +95,11 @@ class Reader:
         """
         while True:
             while self._left:
-                if not self._buffer and not self.fill():
-                    raise Closed(b"")
-                piece = bytes(self._buffer[: self._left])
-                del self._buffer[: len(piece)]
+                if self._buffer:
+                    piece = bytes(self._buffer[: self._left])
+                    del self._buffer[: len(piece)]
+                else:
+                    piece = self._piece()
                 self._left -= len(piece)
                 yield piece
             kind, size = self._head()
@@ -108,6 +109,15 @@ class Reader:
             if kind != b"B":
                 raise FrameError("expected bytes or their end")
             self._left = size
+
+    def _piece(self) -> bytes:
+        """What one read gives of a frame, which is not copied where the frame goes on."""
+        data = self._source(1 << 18)
+        if not data:
+            raise Closed(b"")
+        self.received += len(data)
+        self._buffer += data[self._left :]
+        return data[: self._left]
 
     def _head(self) -> tuple[bytes, int]:
         head = self._take(HEAD)

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from fleet.agent_unpack import BLOCK_HEAD, GOES_ON, PACK, RECORD_HEAD
 from fleet.feeding import Feeding, Writer
+from fleet.frames import HEAD
 from images.forks import can_fork
 from images.layout import CHANGED, ObjectError, is_sound
 from images.manifest import Manifest
@@ -59,7 +60,8 @@ ZSTD_LEVEL = 2
 ZSTD_HURRIED = 0  # for one host whose line takes all there is: a twelfth more bytes, less work
 ZSTD_PATIENT = 6  # for one host whose line is what is waited for
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
-PIECE = 1 << 18  # bytes in one piece of the stream
+# Bytes in one piece of the stream: as a frame it fills eight packets of a connection (see ssh.py).
+PIECE = 8 * ((32 << 10) - 64) - HEAD
 # Packs of so many plain bytes are there at once: no process of its own, and a size to wait for.
 SOON = 4 << 20
 

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE = 15  # seconds
-PACKET = 1 << 15  # bytes: a server takes no more at once, and what is beyond is copied in vain
+# Bytes: servers take 32 KiB at once, of which paramiko keeps 64 for itself; what is beyond would
+# be copied in vain.
+PACKET = (32 << 10) - 64
 # Cheapest first; the default order of the library tries CBC before GCM.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _BUSY = ("Error reading SSH protocol banner", "Connection reset", "Connection lost")
@@ -130,10 +132,10 @@ class SshChannel:
 
 
 class _Prompt:
-    """A socket whose every byte is acknowledged as it is read.
+    """A socket whose every byte is acknowledged as it is read, until a program runs.
 
-    Until a program runs, the server holds its second small packet back until the first is
-    acknowledged, and the kernel would put that off for 40 ms.
+    Till then the server holds its second small packet back until the first is acknowledged,
+    and the kernel would put that off for 40 ms.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -147,6 +149,10 @@ class _Prompt:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return data
 
+    def runs(self) -> None:
+        """From now on it is a socket as any other."""
+        self.__dict__["recv"] = self._sock.recv
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
@@ -157,6 +163,7 @@ class _Line:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.sockets: list[Any] = []
+        self.prompts: list[_Prompt] = []
 
     def chain(self) -> Iterator[Any]:
         """The connection and its gateways, outermost last."""
@@ -240,6 +247,8 @@ def _attempt(target: SshTransport, command: str, deadline: float) -> SshChannel:
         transport.set_keepalive(KEEPALIVE)
         channel = transport.open_session(timeout=_left(deadline))
         channel.exec_command(command)
+        for prompt in line.prompts:
+            prompt.runs()
         return SshChannel(line, channel)
     except BaseException as error:
         line.close()
@@ -293,6 +302,7 @@ def _transport(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if isinstance(sock, socket.socket):  # and no channel of a gateway
         sock = _Prompt(sock)
+        line.prompts.append(sock)
     transport = paramiko.Transport(sock, **options)
     security = transport.get_security_options()
     security.ciphers = [name for name in _CIPHERS if name in security.ciphers]

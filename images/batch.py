@@ -22,15 +22,17 @@ from images.shards import Shards
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Protocol
+    from typing import Protocol, Union
 
     from images.manifest import Key
     from images.store import Store
 
+    Data = Union[bytes, memoryview]
+
     class Readable(Protocol):
         """What object bytes are read from."""
 
-        def read(self, size: int, /) -> bytes:
+        def read(self, size: int, /) -> Data:
             """Up to ``size`` bytes; none at the end."""
 
 
@@ -45,6 +47,7 @@ class Batch:
         self._folder = folder
         # Opened before the first write, so that the barrier reports every failed write.
         self._descriptor = descriptor
+        self._skip = len(folder) + 1
         self._staged: dict[Key, str] = {}
         self._names = itertools.count()  # the folder is this batch's own
         self._shards = Shards(store.objects, folder)
@@ -63,7 +66,7 @@ class Batch:
             self._add(key, data)
         return sha256, len(data)
 
-    def put_known(self, key: Key, data: bytes) -> None:
+    def put_known(self, key: Key, data: Data) -> None:
         """Add an object that is known to be missing. Raises ObjectError for other bytes."""
         found = _sha256(data).hexdigest()
         if found != key[0]:
@@ -73,7 +76,7 @@ class Batch:
         if key not in self._staged:
             self._add(key, data)
 
-    def _add(self, key: Key, data: bytes) -> None:
+    def _add(self, key: Key, data: Data) -> None:
         def fill(descriptor: int) -> None:
             durable.write_all(descriptor, data)
 
@@ -167,7 +170,8 @@ class Batch:
         """Raises FileExistsError, and StoreError for all else; then there is no such file."""
         mode = EXECUTABLE_MODE if executable else FILE_MODE
         try:
-            descriptor = os.open(name, _CREATE, mode)
+            # A short name: long paths cost the kernel time.
+            descriptor = os.open(name[self._skip :], _CREATE, mode, dir_fd=self._descriptor)
         except FileExistsError:
             raise
         except OSError as error:
@@ -205,9 +209,8 @@ class Batch:
 
         They stand so until publish().
         """
-        skip = len(self._folder) + 1
-        paths = self._staged.values()
-        return self._folder if len(paths) == count and all("/" in p[skip:] for p in paths) else ""
+        names = [path[self._skip :] for path in self._staged.values()]
+        return self._folder if len(names) == count and all("/" in name for name in names) else ""
 
     def adopt(self, staged: Iterable[tuple[Key, str]]) -> None:
         """Take what a copy of this process has added to its copy of this batch."""
@@ -255,10 +258,10 @@ class Batch:
 
     def _not_renamed(self, staged: dict[Key, str]) -> dict[Key, str]:
         """Name all there is of a new prefix at once; what is left has to be named one by one."""
-        objects, skip = self._store.objects, len(self._folder) + 1
+        objects = self._store.objects
         shards: dict[str, dict[str, Key]] = {}
         for key, path in staged.items():
-            prefix, _, name = path[skip:].partition("/")
+            prefix, _, name = path[self._skip :].partition("/")
             if name:
                 shards.setdefault(prefix, {})[name] = key
         left = staged.copy()

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
 # Up to here, a sync of each file is cheaper than loading ctypes, and never waits for what
 # other programs have written to the same file system.
 FEW = 8
@@ -75,7 +79,7 @@ def write_file(path: str, data: bytes, temporary: str, mode: int = 0o644) -> Non
     sync_folder(os.path.dirname(path) or ".")
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: Union[bytes, memoryview]) -> None:
     """Write all of it, in as many calls as the kernel wants. Raises OSError."""
     written = os.write(descriptor, data)
     if written < len(data):
