@@ -8,10 +8,12 @@ time.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 
@@ -103,19 +105,23 @@ class Feeding:
 
 
 class Writer:
-    """The end of the one who makes the bytes. ``waited``: whether the last ones had to wait."""
+    """The end of the one who makes the bytes.
+
+    ``speed``: bytes a second that are taken, as long as those made have to wait for that; else
+    infinite.
+    """
 
     def __init__(self, memory: mmap.mmap, there: int, taken: int) -> None:
         self._memory = memory
         self._there = there
         self._source = taken
         self._written = self._taken = 0
-        self.waited = False
+        self._told = 0.0  # when that was known
+        self.speed = math.inf
 
     def write(self, data: bytes) -> None:
         """All of it, waiting for room. Raises BrokenPipeError when nobody reads any more."""
         room, rest = len(self._memory), memoryview(data)
-        self.waited = False
         while rest:
             at = self._written % room
             free = room - (self._written - self._taken)
@@ -129,9 +135,13 @@ class Writer:
             os.write(self._there, self._written.to_bytes(_COUNT, "big"))
 
     def _wait(self) -> None:
-        if not select.select([self._source], [], [], 0)[0]:
-            self.waited = True
+        at_once = select.select([self._source], [], [], 0)[0]
         counts = os.read(self._source, 512 * _COUNT)
         if not counts:
             raise BrokenPipeError("nobody reads this any more")
-        self._taken = int.from_bytes(counts[-_COUNT:], "big")
+        taken, now = int.from_bytes(counts[-_COUNT:], "big"), time.monotonic()
+        if at_once:
+            self.speed = math.inf
+        elif self._told:
+            self.speed = (taken - self._taken) / (now - self._told)
+        self._taken, self._told = taken, now

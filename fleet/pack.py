@@ -59,6 +59,7 @@ LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
 ZSTD_HURRIED = 0  # for one host whose line takes all there is: a twelfth more bytes, less work
 ZSTD_PATIENT = 6  # for one host whose line is what is waited for
+SLOW = 15e6  # bytes a second: of a line that gains by that
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
 # Bytes in one piece of the stream: as a frame it fills eight packets of a connection (see ssh.py).
 PIECE = 8 * ((32 << 10) - 64) - HEAD
@@ -320,7 +321,7 @@ def _apart(source: Callable[[Callable[[], int]], Stream], once: bool) -> Feeding
         def level() -> int:
             if not once:
                 return ZSTD_LEVEL
-            return ZSTD_PATIENT if writer.waited else ZSTD_HURRIED
+            return ZSTD_PATIENT if writer.speed < SLOW else ZSTD_HURRIED
 
         for data in source(level):
             writer.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -47,19 +48,32 @@ def test_it_waits_where_nobody_reads(tmp_path: Path) -> None:
     def work(writer: Writer) -> None:
         for number in range(10):
             writer.write(bytes([number]) * 1000)
-            (tmp_path / str(number)).write_text(f"{writer.waited}")
+            (tmp_path / str(number)).write_text(f"{writer.speed}")
 
     before = children().split()
     pieces = Feeding(work, 3000).pieces(1000)
     [copy] = set(children().split()) - set(before)
-    while Path(f"/proc/{copy}/stat").read_text().split()[2] != "S" or not (tmp_path / "2").exists():
+
+    def wait_for_it(number: int) -> None:
+        while Path(f"/proc/{copy}/stat").read_text().split()[2] != "S":
+            time.sleep(0.01)
+        assert (tmp_path / f"{number - 1}").exists()
+        assert not (tmp_path / f"{number}").exists()
+
+    while not (tmp_path / "2").exists():
         time.sleep(0.01)
-    assert next(pieces) == bytes(1000)
-    # Room for three, one of them taken: the fifth cannot have been written.
-    assert not (tmp_path / "4").exists()
-    assert b"".join(pieces) == b"".join(bytes([number]) * 1000 for number in range(1, 10))
-    waited = [(tmp_path / str(number)).read_text() for number in range(10)]
-    assert waited[:4] == ["False", "False", "False", "True"]
+    wait_for_it(3)
+    for number in range(7):
+        assert next(pieces) == bytes([number]) * 1000
+        while not (tmp_path / f"{number + 3}").exists():
+            time.sleep(0.01)
+        if number < 6:
+            wait_for_it(number + 4)
+    assert b"".join(pieces) == b"".join(bytes([number]) * 1000 for number in range(7, 10))
+    speeds = [float((tmp_path / str(number)).read_text()) for number in range(10)]
+    # The first wait only says when it began.
+    assert speeds[:4] == [math.inf] * 4
+    assert all(0 < speed < math.inf for speed in speeds[4:])
 
 
 def test_its_error_comes_after_what_it_had_made() -> None:
