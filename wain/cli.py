@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if "fleet" in words:
             # A roll-out makes cycles with every host: memory must not grow with the fleet.
-            gc.set_threshold(50_000, 10, 10)
+            gc.set_threshold(2_000, 5, 5)
         code = int(args.run(args, out))
         out.finish()
     except SystemExit as stop:
