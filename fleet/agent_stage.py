@@ -21,7 +21,7 @@ from hashlib import sha256
 from fleet import agent_state
 from fleet.agent_errors import AgentError, image_id, running, text
 from images.errors import WainError
-from images.forks import can_fork
+from images.forks import can_fork, kill, start
 from images.manifest import Manifest, folders
 from images.store import MAX_MANIFEST, StoreError
 
@@ -174,7 +174,7 @@ def place_early(agent: Agent, batch: Batch) -> None:
 
     Where all of them are new, in this batch. What goes wrong here the check-out will meet again.
     """
-    from images import forks, tree
+    from images import tree
 
     [(image, manifest), *others] = agent.staged.items()
     folder = batch.folder_of_all(len(manifest.objects()))
@@ -186,7 +186,7 @@ def place_early(agent: Agent, batch: Batch) -> None:
     new = f"{home}/.new-{image[:16]}"
     descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        flushing.append(forks.start(batch.flush))
+        flushing.append(start(batch.flush))
         done = tree.checkout(
             work, agent.store.with_objects_in(folder), new, agent.release(image),
             agent.interpreter(), fsync=False, fresh=agent.fresh,
@@ -197,7 +197,7 @@ def place_early(agent: Agent, batch: Batch) -> None:
     else:
         agent.early[image] = Early(new, done, descriptor)
     finally:
-        forks.kill(flushing)
+        kill(flushing)
 
 
 def drop_early(agent: Agent) -> None:

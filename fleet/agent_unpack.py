@@ -1,6 +1,6 @@
 """A pack's bytes into objects: blocks, plain bytes, records. Travels to hosts.
 
-The format is described in fleet/pack.py. A block that begins with an object can be read by
+The format is described in fleet/packing.py. A block that begins with an object can be read by
 whoever gets it, so several processes share a pack; one that goes on with the object of the block
 before goes to the same one.
 """
@@ -16,12 +16,11 @@ from images.errors import WainError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Union
 
     from images.batch import Batch
+    from images.durable import Data
 
     Key = tuple[str, bool]
-    Data = Union[bytes, memoryview]
 
 PACK = b"wain-pack 1\n"
 BLOCK_HEAD = 9  # method, packed length, plain length

@@ -17,18 +17,13 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from fleet.packing import deflate
 from images import TRAVELS
-
-try:
-    from isal.isal_zlib import compress
-except ImportError:
-    from zlib import compress
 
 # For a host's own start at boot; a session never runs it.
 MAIN = b"from fleet.agent_boot import main\n\nraise SystemExit(main())\n"
 # It is sent in the command line.
 FIRST = "fleet/agent_first.py"
-LEVEL = 1  # made at every start
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -55,7 +50,7 @@ def payload() -> Payload:
 def _payload() -> Payload:
     files = {path: (_HERE / path).read_bytes() for path in sources()}
     data = archive({**files, "__main__.py": MAIN})
-    return Payload(data, hashlib.sha256(data).hexdigest(), compress(data, LEVEL))
+    return Payload(data, hashlib.sha256(data).hexdigest(), deflate(data))
 
 
 def sources() -> list[str]:

@@ -139,7 +139,7 @@ class Session(Line):
         return [key for at, key in enumerate(keys) if bits[at >> 3] & (0x80 >> (at & 7))]
 
     def send_pack(self, pieces: Iterable[bytes], *, timeout: float | None = None) -> int:
-        """Send a pack (see fleet/pack.py); how many objects the host took."""
+        """Send a pack (see fleet/packing.py); how many objects the host took."""
         answer, _ = self.ask("pack", {}, timeout=timeout, stream=pieces)
         return self._read("pack", answer, lambda a: number_in(a["objects"]))
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.pack import SOON, Packs, most, packed_manifest
+from fleet.pack import SOON, Packs, packed_manifest
+from fleet.packing import most
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
 from fleet.session import Proof

@@ -22,12 +22,11 @@ from images.shards import Shards
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Protocol, Union
+    from typing import Protocol
 
+    from images.durable import Data
     from images.manifest import Key
     from images.store import Store
-
-    Data = Union[bytes, memoryview]
 
     class Readable(Protocol):
         """What object bytes are read from."""
@@ -145,24 +144,25 @@ class Batch:
         else:
             key = (found, executable)
             try:
-                self._keep(key, self._into_shard(key, name))
+                self._keep_in_shard(key, name)
             except OSError as error:
                 durable.discard(name)
                 raise failed(self._store.objects, error) from None
         return found, count
 
-    def _into_shard(self, key: Key, name: str) -> str:
-        """Where what was written as ``name`` is to stand. Raises OSError."""
+    def _keep_in_shard(self, key: Key, name: str) -> None:
+        """Keep what was written as ``name`` where it is to stand. Raises OSError."""
         if not self._shards.enter(key[0][:2]):
-            return name
+            self._keep(key, name)
+            return
         path = f"{self._folder}/{object_name(*key)}"
         try:
             os.link(name, path)  # never in the place of what another thread is writing
         except OSError:
-            return name  # or there are no links here
+            self._keep(key, name)  # or there are no links here
         else:
             os.unlink(name)
-            return path
+            self._keep(key, path)
         finally:
             self._shards.leave()
 

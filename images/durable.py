@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Union
 
+    Data = Union[bytes, memoryview]
+
 # Up to here, a sync of each file is cheaper than loading ctypes, and never waits for what
 # other programs have written to the same file system.
 FEW = 8
@@ -79,7 +81,7 @@ def write_file(path: str, data: bytes, temporary: str, mode: int = 0o644) -> Non
     sync_folder(os.path.dirname(path) or ".")
 
 
-def write_all(descriptor: int, data: Union[bytes, memoryview]) -> None:
+def write_all(descriptor: int, data: Data) -> None:
     """Write all of it, in as many calls as the kernel wants. Raises OSError."""
     written = os.write(descriptor, data)
     if written < len(data):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import pack as pack_module
+from fleet import packing
 from fleet.agent_unpack import GOES_ON, PACK, Blocks, PlainReader, inflate
 from fleet.pack import Packs
 from fleet.session import HostError, Session
@@ -146,8 +147,8 @@ def test_another_interpreters_image_is_refused(host: Host, old: Manifest) -> Non
     assert caught.value.kind == "target"
 
 
-def block_of(parts: list[bytes]) -> pack_module._Block:
-    block = pack_module._Block(bytearray(b"".join(parts)))
+def block_of(parts: list[bytes]) -> packing._Block:
+    block = packing._Block(bytearray(b"".join(parts)))
     for part in parts:
         block.size += len(part)
         block.ends.append(block.size)
@@ -161,7 +162,7 @@ def plain_of(pack: bytes) -> bytes:
 
 def pack_of(*records: bytes) -> bytes:
     plain = b"".join(records)
-    return PACK + pack_module._deflated(block_of([plain])) + pack_module.END
+    return PACK + packing._deflated(block_of([plain])) + packing.END
 
 
 def record(key: tuple[str, bool], size: int, data: bytes) -> bytes:
@@ -193,8 +194,8 @@ def test_objects_nobody_asked_for_or_with_other_bytes(host: Host, old: Manifest)
 
 
 def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
-    block = pack_module._deflated(block_of([b"x" * 1000]))
-    zstd = pack_module._zstd(block_of([b"x" * 1000, b"y" * 1000]))
+    block = packing._deflated(block_of([b"x" * 1000]))
+    zstd = packing._zstd(block_of([b"x" * 1000, b"y" * 1000]))
     zstd_bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
     window = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=0)
     greedy = zstandard.ZstdCompressor(compression_params=window)
@@ -208,21 +209,21 @@ def test_packs_that_are_no_packs(host: Host, old: Manifest) -> None:
     attempts = [
         b"hello",
         b"",
-        b"wain-pack 2\n" + pack_module.END,
+        b"wain-pack 2\n" + packing.END,
         PACK,
         PACK + block[:-3],
-        PACK + b"\x07" + block[1:] + pack_module.END,
-        PACK + block[:9] + b"!" * (len(block) - 9) + pack_module.END,
-        PACK + pack_module.END + b"more",
+        PACK + b"\x07" + block[1:] + packing.END,
+        PACK + block[:9] + b"!" * (len(block) - 9) + packing.END,
+        PACK + packing.END + b"more",
         PACK + b"\x01" + len(bomb).to_bytes(4, "big") + b"\0\0\x10\0" + bomb,
         PACK + zstd[:-3],
-        PACK + zstd[:9] + b"!" * (len(zstd) - 9) + pack_module.END,
-        PACK + zstd[:5] + b"\0\0\x07\xd1" + zstd[9:] + pack_module.END,
-        PACK + zstd[:5] + b"\0\0\x07\xcf" + zstd[9:] + pack_module.END,
+        PACK + zstd[:9] + b"!" * (len(zstd) - 9) + packing.END,
+        PACK + zstd[:5] + b"\0\0\x07\xd1" + zstd[9:] + packing.END,
+        PACK + zstd[:5] + b"\0\0\x07\xcf" + zstd[9:] + packing.END,
         PACK + b"\x02" + len(zstd_bomb).to_bytes(4, "big") + b"\0\0\x10\0" + zstd_bomb,
-        PACK + zstd_block(zstd_bomb, 4096) + pack_module.END,
-        PACK + zstd_block(wide, 1000) + pack_module.END,
-        PACK + zstd_block(zstd[9:] + b"more", 2000) + pack_module.END,
+        PACK + zstd_block(zstd_bomb, 4096) + packing.END,
+        PACK + zstd_block(wide, 1000) + packing.END,
+        PACK + zstd_block(zstd[9:] + b"more", 2000) + packing.END,
         PACK + b"\x01\xff\xff\xff\xff\xff\xff\xff\xff" + b"x" * 100,
     ]
     with host.open() as session:
@@ -485,11 +486,11 @@ def test_a_line_that_is_waited_for_gets_a_smaller_pack(store: Store, old: Manife
     """And one that takes all there is gets its pack with less work."""
     sizes = []
     plain = set()
-    for level in (pack_module.ZSTD_HURRIED, pack_module.ZSTD_LEVEL, pack_module.ZSTD_PATIENT):
+    for level in (packing.ZSTD_HURRIED, packing.ZSTD_LEVEL, packing.ZSTD_PATIENT):
         image = small_image(store, "text", {"words.py": b"".join(WORDS)})
         asked = iter([level] * 1000)
         made = b"".join(
-            pack_module._packed(store, image, None, zstd=True, hashed=True, level=asked.__next__)
+            packing.packed(store, image, None, zstd=True, hashed=True, level=asked.__next__)
         )
         sizes.append(len(made))
         plain.add(plain_of(made))
@@ -653,14 +654,14 @@ def test_the_bandwidth_cap(store: Store) -> None:
     st.lists(st.binary(max_size=3000), max_size=8),
     st.integers(1, 2000),
     st.integers(1, 999),
-    st.sampled_from([pack_module._deflated, pack_module._zstd]),
+    st.sampled_from([packing._deflated, packing._zstd]),
 )
 def test_any_blocks_and_any_pieces_unpack(
-    contents: list[bytes], block: int, piece: int, packed: Callable[[pack_module._Block], bytes]
+    contents: list[bytes], block: int, piece: int, packed: Callable[[packing._Block], bytes]
 ) -> None:
     plain = b"".join(record((hashlib.sha256(c).hexdigest(), False), len(c), c) for c in contents)
     blocks = [block_of([plain[at : at + block]]) for at in range(0, len(plain), block)]
-    data = PACK + b"".join(map(packed, blocks)) + pack_module.END
+    data = PACK + b"".join(map(packed, blocks)) + packing.END
     whole = Blocks(iter([data[at : at + piece] for at in range(0, len(data), piece)]))
     unpacker = PlainReader(inflate(piece for _, piece in whole.upto(1 << 30)))
     for content in contents:
