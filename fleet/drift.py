@@ -84,7 +84,13 @@ def _repair(session: Session, image: str, drift: Sequence[HostDrift], images: Co
             session.name, "missing", f"image {image[:12]} is not in this machine's store",
             "import it, then repair again",
         )  # fmt: skip
-    session.send_pack(images.packs.get(manifest, missing, session.zstd).pieces())
+    pack = images.packs.get(manifest, missing, session.zstd)
+    try:
+        session.send_pack(pack.pieces())
+    except HostError as error:
+        if error.kind == "object":
+            images.refused(pack, missing)
+        raise
     left = session.repair(image, paths)
     if left:
         raise HostError(

@@ -164,15 +164,17 @@ class HostRun:
         wanted, name = self._wanted, self._host.name
         with step(self._job, name, "send") as output:
             missing = self._begin(session)
-            if missing:
+            while missing:
                 pack = self._images.packs.get(wanted.manifest, missing, session.zstd)
                 try:
                     taken = session.send_pack(self._slowly(session, pack))
                 except HostError as error:
-                    if error.kind == "object":
-                        self._images.check(missing)
-                    raise
+                    if error.kind != "object" or not self._images.refused(pack, missing):
+                        raise
+                    missing = self._begin(session)
+                    continue
                 output.append(f"{taken} objects, {session.bytes_sent} bytes")
+                break
         with step(self._job, name, "checkout") as output:
             answer = session.checkout(wanted.id)
             output.append(", ".join(f"{key} {value}" for key, value in sorted(answer.items())))

@@ -1,24 +1,25 @@
 """Packs: which are there, who reads them, how far each one is. packing.py makes their bytes.
 
 A pack is built once for each missing set, while the first host already receives it, and
-spooled on disk; every other host with the same missing set reads the same file. Where there is
-only one host, it is handed on as it is built.
+spooled on disk; every other host with the same missing set reads the same file, and so does a
+later roll-out (kept.py). Where there is only one host and none is kept, it is handed on as it is
+built.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
 
+from fleet import kept
 from fleet.feeding import Feeding, Writer
 from fleet.frames import HEAD
 from fleet.packing import (
@@ -33,7 +34,9 @@ from fleet.packing import (
     usual,
 )
 from images.forks import can_fork
+from images.layout import failed
 from images.manifest import Manifest
+from images.staging import staging
 from images.store import Store
 
 Key = tuple[str, bool]
@@ -50,17 +53,20 @@ class Pack:
     """One missing set's pack, complete or growing. Safe to read from many threads.
 
     Without a ``path`` it can be read only once, and little of it is held in memory; with a
-    ``feeding`` it is taken from there.
+    ``feeding`` it is taken from there. One that was ``kept`` is complete from the beginning.
     """
 
-    def __init__(self, path: Path | None, feeding: Feeding | None = None) -> None:
+    def __init__(
+        self, path: Path | None, feeding: Feeding | None = None, *, kept: bool = False
+    ) -> None:
         self.path = path
+        self.kept = kept
         self._feeding = feeding
         self.begun = False  # to be read
         self._held: deque[bytes] = deque()
         self._waiting = 0  # bytes of them
-        self._size = 0
-        self._done = self._stopped = False
+        self._size = path.stat().st_size if path and kept else 0
+        self._done, self._stopped = kept, False
         self._error: BaseException | None = None
         self._grown = threading.Condition()
 
@@ -138,8 +144,8 @@ class Pack:
             raise self._error
         return self._size
 
-    def build(self, source: Stream) -> None:
-        """Fill it; for the one thread that made it."""
+    def build(self, source: Stream) -> bool:
+        """Fill it, for the one thread that made it; whether it is complete."""
         try:
             file = self.path.open("wb", buffering=0) if self.path else nullcontext()
             with file as spool, closing(source):
@@ -149,10 +155,11 @@ class Pack:
             with self._grown:
                 self._error = error
                 self._grown.notify_all()
-            return
+            return False
         with self._grown:
             self._done = True
             self._grown.notify_all()
+        return True
 
     def _append(self, spool: RawIOBase | None, data: bytes) -> None:
         view = memoryview(data)
@@ -171,20 +178,24 @@ class Pack:
 
 
 class Packs:
-    """The packs of one roll-out, by missing set, in a spool folder of its own.
+    """The packs of one roll-out, by missing set, in a spool folder of its own in the store.
 
-    ``once``: only one host will read them.
+    ``once``: only one host will read them. Raises StoreError.
     """
 
-    def __init__(self, store: Store, folder: str | None = None, *, once: bool = False) -> None:
+    def __init__(self, store: Store, *, once: bool = False) -> None:
         self._store = store
         self._once = once
-        self._folder = tempfile.TemporaryDirectory(prefix="wain-packs-", dir=folder)
         self._packs: dict[str, Pack] = {}
         self._begun: list[Pack] = []
         self._threads: list[threading.Thread] = []
         self._foreseen: set[str] = set()
         self._lock = threading.Lock()
+        self._spool = ExitStack()
+        try:
+            self._folder = Path(self._spool.enter_context(staging(store.tmp))[0])
+        except OSError as error:
+            raise failed(store.tmp, error) from None
 
     def __enter__(self) -> Packs:
         return self
@@ -198,7 +209,7 @@ class Packs:
             pack.stop()
         for thread in self._threads:
             thread.join()
-        self._folder.cleanup()
+        self._spool.close()
 
     def get(self, manifest: Manifest, missing: Iterable[Key], zstd: bool = False) -> Pack:
         """The pack of these objects of an image; building starts with the first call.
@@ -210,12 +221,15 @@ class Packs:
         with self._lock:
             self._foreseen.discard(name)
             pack = self._packs.get(name)
-            if pack and self._once and pack.begun:
+            if pack and self._once and pack.begun and not pack.kept:
                 pack.stop()  # its line broke
                 pack = None
+            pack = pack or self._find(name)
             if pack is None:
-                source = packed(self._store, manifest, set(wanted), zstd, hashed=not self._once)
-                pack = self._begin(name, source)
+                keys = set(wanted)
+                source = packed(self._store, manifest, keys, zstd, hashed=not self._once)
+                sizes = manifest.sizes()
+                pack = self._begin(name, source, sum(sizes[key] for key in keys))
         return pack
 
     def foresee(self, manifest: Manifest) -> None:
@@ -224,19 +238,23 @@ class Packs:
         At most once for an image. See :meth:`settle`.
         """
         zstd, once = HAS_ZSTD, self._once
+        name = _name(manifest, manifest.objects(), zstd)
+        with self._lock:
+            if self._find(name):
+                return
 
         def source(level: Callable[[], int]) -> Stream:
             return packed(self._store, manifest, None, zstd, hashed=not once, level=level)
 
         # First of all: there is a core that has nothing else to do.
-        feeding = _apart(source, once) if sum(manifest.sizes().values()) > SOON else None
-        name = _name(manifest, manifest.objects(), zstd)
+        plain = sum(manifest.sizes().values())
+        feeding = _apart(source, once) if plain > SOON else None
         with self._lock:
             self._foreseen.add(name)
             if feeding and once:
                 self._add(name, Pack(None, feeding))
             else:
-                self._begin(name, feeding.pieces(BLOCK) if feeding else source(usual))
+                self._begin(name, feeding.pieces(BLOCK) if feeding else source(usual), plain)
 
     def settle(self) -> None:
         """The hosts have been asked: end the building of what was foreseen and nobody wants."""
@@ -245,17 +263,40 @@ class Packs:
                 self._packs.pop(name).stop()
             self._foreseen.clear()
 
-    def _begin(self, name: str, source: Stream) -> Pack:
-        path = None
-        if not self._once:
-            # Never the file of a building that was ended, which may write once more.
-            path = Path(self._folder.name) / f"{len(self._begun)}-{name}"
+    def drop(self, pack: Pack) -> bool:
+        """A host refused it: whether it was kept. Then it is no longer, and `get` makes another."""
+        if not pack.kept:
+            return False
+        with self._lock:
+            for name in [name for name, one in self._packs.items() if one is pack]:
+                del self._packs[name]
+                kept.drop(self._store, name)
+        return True
+
+    def _find(self, name: str) -> Pack | None:
+        path = self._place(name)
+        if not kept.find(self._store, name, path):
+            return None
+        return self._add(name, Pack(path, kept=True))
+
+    def _begin(self, name: str, source: Stream, plain: int) -> Pack:
+        path = None if self._once else self._place(name)
+        if path:
             path.touch()
         pack = self._add(name, Pack(path))
-        thread = threading.Thread(target=pack.build, args=(source,), daemon=True, name="pack")
+
+        def build() -> None:
+            if pack.build(source) and path and plain > SOON:
+                kept.keep(self._store, name, path)
+
+        thread = threading.Thread(target=build, daemon=True, name="pack")
         self._threads.append(thread)
         thread.start()
         return pack
+
+    def _place(self, name: str) -> Path:
+        # Never the file of a building that was ended, which may write once more.
+        return self._folder / f"{len(self._begun)}-{name}"
 
     def _add(self, name: str, pack: Pack) -> Pack:
         self._packs[name] = pack
@@ -265,10 +306,11 @@ class Packs:
 
 def _name(manifest: Manifest, wanted: Collection[Key], zstd: bool) -> str:
     """What tells one pack from another; ``wanted`` are objects of the image, each once."""
+    name = f"{manifest.image_id}.{'zstd' if zstd else 'deflate'}"
     if len(wanted) == len(manifest.objects()):
-        return f"{zstd:d}{manifest.image_id}"
+        return name
     keys = "".join([f"{digest}{executable:d}" for digest, executable in sorted(wanted)])
-    return f"{zstd:d}{sha256(keys.encode()).hexdigest()}"
+    return f"{name}-{sha256(keys.encode()).hexdigest()}"
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.pack import SOON, Packs, packed_manifest
+from fleet.pack import SOON, Pack, Packs, packed_manifest
 from fleet.packing import most
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
@@ -159,11 +159,17 @@ class Comparisons:
         except WainError:
             return None
 
-    def check(self, keys: Iterable[Key]) -> None:
-        """Hash objects of this machine, when a host refused them. Raises ObjectError."""
+    def refused(self, pack: Pack, keys: Iterable[Key]) -> bool:
+        """A host refused objects of a pack: whether another one may be taken.
+
+        A kept pack is made anew; else this machine's objects are hashed. Raises ObjectError.
+        """
+        if self.packs.drop(pack):
+            return True
         for key, what, path in self.catalog.store.verify(keys):
             if what not in ("mode", "time"):
                 raise ObjectError(key, path, CHANGED if what == "content" else what)
+        return False
 
     def change(self, current: str | None, wanted: Wanted) -> Change:
         """What happens on the way from an image (None: from nothing, or unknown) to another."""
@@ -231,7 +237,7 @@ class Comparisons:
         plain, exact = sum(missing.values()), True
         if missing:
             pack = self.packs.get(wanted.manifest, missing, zstd)
-            exact = not self._hurry or plain <= SOON
+            exact = pack.kept or not self._hurry or plain <= SOON
             sent += pack.size if exact else most(missing.values())
         made = 0
         if not present:

@@ -23,6 +23,7 @@ from images.swap import remove_tree
 from images.worklist import WORK_LISTS
 
 LATEST = "latest"
+PACKS = "packs"  # in the store, one or more of an image: see fleet/kept.py
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ID = re.compile(r"[0-9a-f]{8,64}")
 
@@ -301,7 +302,7 @@ class Catalog:
 
     def _sweep(self, live: set[str], checkouts: set[str]) -> None:
         """What belongs to images that are gone, checkouts that nobody uses."""
-        for folder in ("images", "signatures", WORK_LISTS):
+        for folder in ("images", "signatures", WORK_LISTS, PACKS):
             for name in _names(f"{self.store.root}/{folder}"):
                 if name.partition(".")[0] not in live:
                     durable.discard(f"{self.store.root}/{folder}/{name}")

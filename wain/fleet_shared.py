@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,17 +130,13 @@ def at_work(
 
     ``hurry`` as in Comparisons, ``once`` as in Packs.
     """
-    with fleet_lock(fleet.folder, why):
-        state = fleet.folder / ".wain"
-        for leftover in state.glob("wain-packs-*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        with Packs(fleet.catalog.store, str(state), once=once) as packs:
-            yield Comparisons(fleet.catalog, packs, hurry=hurry)
+    with fleet_lock(fleet.folder, why), Packs(fleet.catalog.store, once=once) as packs:
+        yield Comparisons(fleet.catalog, packs, hurry=hurry)
 
 
 @contextlib.contextmanager
 def looking(fleet: Fleet) -> Iterator[Comparisons]:
-    """As `at_work`, for commands that only look: no lock, the spool is nobody's."""
+    """As `at_work`, for commands that only look: no lock."""
     with Packs(fleet.catalog.store) as packs:
         yield Comparisons(fleet.catalog, packs)
 

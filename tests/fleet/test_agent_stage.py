@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import threading
 import zlib
@@ -507,6 +508,7 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
     image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
     with Packs(store) as packs:
         whole = b"".join(packs.get(image, image.objects(), zstd=True).pieces())
+    shutil.rmtree(f"{store.root}/packs")
 
     def children() -> str:
         return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
@@ -571,6 +573,7 @@ def test_a_pack_for_one_host_is_handed_on_and_made_again_when_it_is_asked_for_ag
     image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(6)})
     with Packs(store) as packs:
         whole = b"".join(packs.get(image, image.objects()).pieces())
+    shutil.rmtree(f"{store.root}/packs")
     with Packs(store, once=True) as packs:
         first = packs.get(image, image.objects())
         assert packs.get(image, image.objects()) is first
