@@ -35,6 +35,7 @@ if TYPE_CHECKING:
             """Up to ``size`` bytes; none at the end."""
 
 
+MANY = 1000  # objects: from here on looking them up takes time
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -241,8 +242,7 @@ class Batch:
         # Only what was written in full is staged. Taken in one step: others add to it.
         staged = self._staged.copy()
         try:
-            self._barrier(list(staged.values()), durable.sync_file)
-            for key, name in self._not_renamed(staged).items():
+            for key, name in self._not_renamed(staged, self._make_last(staged)).items():
                 path = self._store.object_path(*key)
                 folder = path.rpartition("/")[0]
                 try:
@@ -256,21 +256,45 @@ class Batch:
         except OSError as error:
             raise failed(self._store.objects, error) from None
 
-    def _not_renamed(self, staged: dict[Key, str]) -> dict[Key, str]:
-        """Name all there is of a new prefix at once; what is left has to be named one by one."""
-        objects = self._store.objects
-        shards: dict[str, dict[str, Key]] = {}
+    def _make_last(self, staged: dict[Key, str]) -> dict[str, list[Key]]:
+        """The barrier; and `_by_prefix`, looked up while the disk is waited for if it pays."""
+        paths = list(staged.values())
+        if len(paths) < MANY:
+            self._barrier(paths, durable.sync_file)
+            return self._by_prefix(staged)
+        import threading
+
+        found: dict[str, list[Key]] = {}
+        thread = threading.Thread(target=lambda: found.update(self._by_prefix(staged)), daemon=True)
+        thread.start()
+        try:
+            self._barrier(paths, durable.sync_file)
+        finally:
+            thread.join()
+        return found
+
+    def _by_prefix(self, staged: dict[Key, str]) -> dict[str, list[Key]]:
+        """The objects in those folders of new prefixes that hold nothing else."""
+        found: dict[str, dict[str, Key]] = {}
         for key, path in staged.items():
             prefix, _, name = path[self._skip :].partition("/")
             if name:
-                shards.setdefault(prefix, {})[name] = key
-        left = staged.copy()
-        for prefix, keys in shards.items():
-            if self._shards.publish(prefix, keys):
+                found.setdefault(prefix, {})[name] = key
+        return {
+            prefix: list(keys.values())
+            for prefix, keys in found.items()
+            if self._shards.is_whole(prefix, keys)
+        }
+
+    def _not_renamed(self, staged: dict[Key, str], whole: dict[str, list[Key]]) -> dict[Key, str]:
+        """Name all there is of a new prefix at once; what is left has to be named one by one."""
+        objects = self._store.objects
+        for prefix, keys in whole.items():
+            if self._shards.publish(prefix):
                 self._folders |= {objects, f"{objects}/{prefix}"}
-                for key in keys.values():
-                    del left[key], self._staged[key]
-        return left
+                for key in keys:
+                    del staged[key], self._staged[key]
+        return staged
 
     def publish(self) -> None:
         """Barrier, renames, barrier. Raises StoreError; what has no name yet is discarded."""

@@ -68,21 +68,27 @@ class Shards:
             self._made.clear()
             self._settling = False
 
-    def publish(self, prefix: str, expected: Collection[str]) -> bool:
-        """Make a settled folder the store's; False when its files have to go one by one.
+    def is_whole(self, prefix: str, expected: Collection[str]) -> bool:
+        """Whether a settled folder holds what is expected, and nothing else.
 
-        They have to where another process was faster, and where something is in the folder
-        that is not expected, such as a file that could neither be written nor removed. So do
-        those of a folder made since settle(): somebody may be about to write into it.
+        Such as a file that could neither be written nor removed; or what somebody is about to
+        write: the folder may have been made since settle().
         """
         with self._mutex:
             if prefix in self._made:
                 return False
-        source = f"{self._folder}/{prefix}"
         try:
-            if set(os.listdir(source)) != set(expected):
-                return False
-            os.rename(source, f"{self._objects}/{prefix}")
+            return set(os.listdir(f"{self._folder}/{prefix}")) == set(expected)
+        except OSError:
+            return False
+
+    def publish(self, prefix: str) -> bool:
+        """Make a whole folder the store's; False where another process was faster.
+
+        Then its files have to go one by one.
+        """
+        try:
+            os.rename(f"{self._folder}/{prefix}", f"{self._objects}/{prefix}")
         except OSError:
             return False
         return True
