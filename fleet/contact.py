@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -19,6 +20,8 @@ R = TypeVar("R")
 SPREAD = 0.004
 # What a whole host may take beyond the deadlines of its steps before it is given up. Seconds.
 SLACK = 5.0
+# Up to so many hosts leave little behind.
+FEW = 8
 
 
 def transport_of(host: Host, settings: Settings) -> Transport:
@@ -107,6 +110,9 @@ def ask_all(
     ``stopped``. Any other exception than a WainError is a defect and is raised.
     """
     hosts = list(hosts)
+    if len(hosts) > FEW:
+        # Every host makes cycles: memory must not grow with the fleet.
+        gc.set_threshold(2_000, 5, 5)
     defects: list[BaseException] = []
 
     def deliver(host: Host, answer: R | None, error: BaseException | None) -> None:

@@ -108,9 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not os.path.isdir(args.directory):  # noqa: PTH112 - pathlib costs start-up
             out.error(f"{args.directory}: no such folder (-C)")
             return 2
-        if "fleet" in words:
-            # A roll-out makes cycles with every host: memory must not grow with the fleet.
-            gc.set_threshold(2_000, 5, 5)
         code = int(args.run(args, out))
         out.finish()
     except SystemExit as stop:
