@@ -35,7 +35,7 @@ from fleet.packing import (
 )
 from images.forks import can_fork
 from images.layout import failed
-from images.manifest import Manifest
+from images.manifest import Manifest, sizes_in
 from images.staging import staging
 from images.store import Store
 
@@ -47,6 +47,8 @@ AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes 
 PIECE = 8 * ((32 << 10) - 64) - HEAD
 # Packs of so many plain bytes are there at once: no process of its own, and a size to wait for.
 SOON = 4 << 20
+# A manifest of so many bytes, packed, is that of an image with a larger pack.
+LONG = 64 << 10
 
 
 class Pack:
@@ -226,35 +228,39 @@ class Packs:
                 pack = None
             pack = pack or self._find(name)
             if pack is None:
-                keys = set(wanted)
-                source = packed(self._store, manifest, keys, zstd, hashed=not self._once)
-                sizes = manifest.sizes()
-                pack = self._begin(name, source, sum(sizes[key] for key in keys))
+                lacking = set(wanted)
+                sizes = [one for one in manifest.sizes().items() if one[0] in lacking]
+                source = packed(self._store, sizes, zstd, hashed=not self._once)
+                pack = self._begin(name, source, large=sum(size for _, size in sizes) > SOON)
         return pack
 
-    def foresee(self, manifest: Manifest) -> None:
+    def foresee(self, image_id: str) -> None:
         """Begin the pack of a whole image, which hosts will want that nobody has seen yet.
 
-        At most once for an image. See :meth:`settle`.
+        At most once for an image. See :meth:`settle`. Raises StoreError.
         """
-        zstd, once = HAS_ZSTD, self._once
-        name = _name(manifest, manifest.objects(), zstd)
+        zstd, once, store = HAS_ZSTD, self._once, self._store
+        name = _whole(image_id, zstd)
         with self._lock:
             if self._find(name):
                 return
 
         def source(level: Callable[[], int]) -> Stream:
-            return packed(self._store, manifest, None, zstd, hashed=not once, level=level)
+            sizes = sizes_in(store.manifest_bytes(image_id))
+            return packed(store, sizes.items(), zstd, hashed=not once, level=level)
 
-        # First of all: there is a core that has nothing else to do.
-        plain = sum(manifest.sizes().values())
-        feeding = _apart(source, once) if plain > SOON else None
+        # First of all: there is a core that has nothing else to do, also to read a long manifest.
+        large = store.manifest_size(image_id) > LONG or (
+            sum(sizes_in(store.manifest_bytes(image_id)).values()) > SOON
+        )
+        feeding = _apart(source, once) if large else None
         with self._lock:
             self._foreseen.add(name)
             if feeding and once:
                 self._add(name, Pack(None, feeding))
             else:
-                self._begin(name, feeding.pieces(BLOCK) if feeding else source(usual), plain)
+                made = feeding.pieces(BLOCK) if feeding else source(usual)
+                self._begin(name, made, large=large)
 
     def settle(self) -> None:
         """The hosts have been asked: end the building of what was foreseen and nobody wants."""
@@ -279,14 +285,14 @@ class Packs:
             return None
         return self._add(name, Pack(path, kept=True))
 
-    def _begin(self, name: str, source: Stream, plain: int) -> Pack:
+    def _begin(self, name: str, source: Stream, *, large: bool) -> Pack:
         path = None if self._once else self._place(name)
         if path:
             path.touch()
         pack = self._add(name, Pack(path))
 
         def build() -> None:
-            if pack.build(source) and path and plain > SOON:
+            if pack.build(source) and path and large:
                 kept.keep(self._store, name, path)
 
         thread = threading.Thread(target=build, daemon=True, name="pack")
@@ -304,9 +310,14 @@ class Packs:
         return pack
 
 
+def _whole(image_id: str, zstd: bool) -> str:
+    """The name of the pack of all objects of an image."""
+    return f"{image_id}.{'zstd' if zstd else 'deflate'}"
+
+
 def _name(manifest: Manifest, wanted: Collection[Key], zstd: bool) -> str:
     """What tells one pack from another; ``wanted`` are objects of the image, each once."""
-    name = f"{manifest.image_id}.{'zstd' if zstd else 'deflate'}"
+    name = _whole(manifest.image_id, zstd)
     if len(wanted) == len(manifest.objects()):
         return name
     keys = "".join([f"{digest}{executable:d}" for digest, executable in sorted(wanted)])

@@ -17,14 +17,16 @@ from __future__ import annotations
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from fleet.agent_unpack import BLOCK_HEAD, GOES_ON, PACK, RECORD_HEAD
 from images.layout import CHANGED, ObjectError, is_sound
-from images.manifest import Manifest
 from images.store import Store
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 try:
     from isal.isal_zlib import compress
@@ -71,20 +73,21 @@ def usual() -> int:
 
 def packed(
     store: Store,
-    manifest: Manifest,
-    wanted: Container[Key] | None,
+    keys: Iterable[tuple[Key, int]],
     zstd: bool,
     *,
     hashed: bool,
     level: Callable[[], int] = usual,
 ) -> Stream:
-    """A pack of these objects of an image, or of all; ``hashed`` as in `_blocks`.
+    """A pack of these objects, by key and size, in this order; ``hashed`` as in `_blocks`.
 
+    Best in the order of a tree: neighbours there resemble each other, neighbours in hash do not.
     ``level`` is asked for each block.
     """
+    # Not before the first pack: whoever sends none has no use for it.
+    from concurrent.futures import ThreadPoolExecutor
+
     pack = _zstd if zstd else _deflated
-    # Neighbours in the tree resemble each other; neighbours in hash do not.
-    keys = [one for one in manifest.sizes().items() if wanted is None or one[0] in wanted]
     unused: list[bytearray] = []
     with ThreadPoolExecutor(_cores()) as pool:
         ahead: deque[tuple[_Block, Future[bytes]]] = deque()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fleet.journal import Journal, now
-from fleet.session import Facts
 from images.errors import UsageError
+
+if TYPE_CHECKING:
+    from fleet.session import Facts
 
 
 @dataclass(frozen=True, slots=True)

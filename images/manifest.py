@@ -222,6 +222,18 @@ class Manifest:
         return f"<Manifest {self.image_id[:12]} {len(self.entries)} entries>"
 
 
+def sizes_in(data: bytes) -> dict[Key, int]:
+    """``Manifest.parse(data).sizes()`` in a third of the time, checking nothing.
+
+    For canonical bytes, such as those a store has kept.
+    """
+    found: dict[Key, int] = {}
+    for line in data.decode().partition("\n\n")[2].split("\n")[:-1]:
+        kind, flag, digest, size, _ = line.split(" ", 4)
+        found[digest, flag == "x" and kind == "file"] = int(size)
+    return found
+
+
 def _text(header: Iterable[str], entries: Iterable[Entry]) -> str:
     lines = [f"{_MAGIC} {FORMAT}"]
     lines += [f"{name} {value}" for name, value in zip(_HEADER, header)]

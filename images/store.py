@@ -285,6 +285,16 @@ class Store:
             raise StoreError(path, "the manifest's bytes were changed", "build or fetch it again")
         return data
 
+    def manifest_size(self, image_id: str) -> int:
+        """How many bytes a manifest takes here, packed. Raises StoreError."""
+        path = f"{self.manifest_folder}/{image_id}"
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            raise StoreError(self.root, f"no image {ascii(image_id[:12])[1:-1]}") from None
+        except OSError as error:
+            raise failed(path, error) from None
+
     def manifest(self, image_id: str) -> Manifest:
         """A manifest that was kept. Raises StoreError."""
         return Manifest.parse(self.manifest_bytes(image_id), f"manifest {image_id[:12]}")

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet import reported
 from fleet.contact import Held
 from fleet.inventory import Host
 from fleet.plan import SWITCH, HostPlan, Plan, make_plan
@@ -15,7 +14,16 @@ from fleet.result import hosts_text
 from fleet.session import Session
 from fleet.survey import hook_problems, note_answers, survey
 from fleet.wanted import Change, Comparisons, Wanted, load_wanted
-from wain.fleet_shared import Fleet, exit_code, host_option, looking, open_fleet, selected
+from wain.fleet_open import (
+    Fleet,
+    host_option,
+    open_fleet,
+    selected,
+)
+from wain.fleet_shared import (
+    exit_code,
+    looking,
+)
 from wain.output import Output, human_bytes
 
 
@@ -62,10 +70,6 @@ def survey_and_plan(
         moves = session.facts.state.current not in ids
         return moves and held is not None and held.put(host, session)
 
-    names = (host.name for host in hosts)
-    if held is not None and len(wanted) == 1 and not reported.any_known(fleet.journal, names):
-        # Hosts nobody has seen will lack all of it: the pack is begun while they are asked.
-        images.packs.foresee(wanted[0].manifest)
     answers = survey(
         hosts, settings, keep=keep, by=by, on_progress=out.progress, question=ask, hold=hold
     )

@@ -469,8 +469,8 @@ def test_a_pack_that_was_foreseen_is_taken_or_ended(
     image = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(4)})
     monkeypatch.setattr(pack_module, "SOON", 1 << 20)
     with Packs(store, once=True) as packs:
-        packs.foresee(old)
-        packs.foresee(image)
+        packs.foresee(old.image_id)
+        packs.foresee(image.image_id)
         first, other = packs._packs.values()
         assert packs.get(old, old.objects(), zstd=True) is first
         packs.settle()
@@ -491,7 +491,9 @@ def test_a_line_that_is_waited_for_gets_a_smaller_pack(store: Store, old: Manife
         image = small_image(store, "text", {"words.py": b"".join(WORDS)})
         asked = iter([level] * 1000)
         made = b"".join(
-            packing.packed(store, image, None, zstd=True, hashed=True, level=asked.__next__)
+            packing.packed(
+                store, image.sizes().items(), zstd=True, hashed=True, level=asked.__next__
+            )
         )
         sizes.append(len(made))
         plain.add(plain_of(made))
@@ -516,7 +518,7 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
     before = children()
     assert can_fork()
     with Packs(store, once=once) as packs:
-        packs.foresee(image)
+        packs.foresee(image.image_id)
         assert len(children().split()) > len(before.split())
         pack = packs.get(image, image.objects(), zstd=True)
         assert plain_of(b"".join(pack.pieces())) == plain_of(whole)
@@ -525,7 +527,7 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
     key = next(entry.key for entry in old.entries if entry.path.endswith("app.py"))
     Path(store.object_path(*key)).unlink()
     with Packs(store, once=once) as packs:
-        packs.foresee(old)
+        packs.foresee(old.image_id)
         with pytest.raises(WainError, match=key[0][2:]):
             list(packs.get(old, old.objects(), zstd=True).pieces())
 
@@ -539,7 +541,7 @@ def test_a_foreseen_pack_is_made_here_where_there_are_no_more_processes(
     monkeypatch.setattr(os, "fork", refused)
     monkeypatch.setattr(pack_module, "SOON", 0)
     with Packs(store, once=True) as packs:
-        packs.foresee(old)
+        packs.foresee(old.image_id)
         made = b"".join(packs.get(old, old.objects(), zstd=True).pieces())
         again = packs.get(old, old.objects(), zstd=True)
         assert b"".join(again.pieces()) == made

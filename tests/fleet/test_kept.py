@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from images.store import Store
 from tests.support.fleets import ROOT, Project
 from tests.support.hosts import Host, until
 from tests.support.small_images import small_image
+
+Key = tuple[str, bool]
 
 
 @pytest.fixture
@@ -36,14 +39,15 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The images of the packs that are made in this process, not of those read again."""
+def made(monkeypatch: pytest.MonkeyPatch) -> list[set[Key]]:
+    """What is in the packs that are made in this process, not in those read again."""
     found = []
     real = pack_module.packed
 
-    def packed(store: Store, manifest: Manifest, *more: Any, **options: Any) -> Any:
-        found.append(manifest.image_id)
-        return real(store, manifest, *more, **options)
+    def packed(store: Store, sizes: Iterable[tuple[Key, int]], *more: Any, **options: Any) -> Any:
+        sizes = list(sizes)
+        found.append({key for key, _ in sizes})
+        return real(store, sizes, *more, **options)
 
     monkeypatch.setattr(pack_module, "packed", packed)
     monkeypatch.setattr(pack_module, "can_fork", lambda: False)
@@ -68,7 +72,7 @@ def test_what_was_spooled_is_read_again(store: Store, old: Manifest, once: bool)
         assert packs.get(old, old.objects(), zstd=True).size == len(first)
         assert whole(packs, old, zstd=True) == whole(packs, old, zstd=True) == first
     with Packs(store, once=once) as packs:
-        packs.foresee(old)
+        packs.foresee(old.image_id)
         assert whole(packs, old, zstd=True) == first
         packs.settle()
         assert whole(packs, old, zstd=True) == first
@@ -98,7 +102,7 @@ def test_what_is_small_handed_on_or_ended_is_not_kept(
         whole(packs, old)
     big = small_image(store, "big", {str(n): os.urandom(1 << 20) for n in range(20)})
     with Packs(store) as packs:
-        packs.foresee(big)
+        packs.foresee(big.image_id)
         packs.settle()
     monkeypatch.setattr(pack_module, "SOON", 4 << 20)
     with Packs(store) as packs:
@@ -144,14 +148,14 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("hosts", [1, 3])
 def test_a_damaged_one_is_made_anew(
-    project: Project, made: list[str], damage: str, hosts: int
+    project: Project, made: list[set[Key]], damage: str, hosts: int
 ) -> None:
     """As a power cut or a bad disk leaves it: the hosts refuse it, and get another."""
     project.write(hosts)
     image, other = project.image("v1", data=os.urandom(300_000)), project.image("v2")
     for tag in ("v1", "v2"):
         assert project.wain("plan", f"shop:{tag}").code == 0
-    assert made == [image, other]
+    assert made == [set(project.store.manifest(one).objects()) for one in (image, other)]
     paths = {name.partition(".")[0]: name for name in names(project.store)}
     path = Path(project.store.root, "packs", paths[image])
     data = path.read_bytes()
@@ -166,18 +170,18 @@ def test_a_damaged_one_is_made_anew(
     assert not path.exists() or path.read_bytes() == data
 
 
-def test_a_plan_makes_the_pack_of_the_roll_out(project: Project, made: list[str]) -> None:
+def test_a_plan_makes_the_pack_of_the_roll_out(project: Project, made: list[set[Key]]) -> None:
     project.write(1)
     image = project.image("v1", data=os.urandom(300_000))
     plan = project.wain("plan", "shop:v1").document
     ran = project.wain("rollout", "shop:v1", "--yes", "--plan", plan["plan"])
     assert ran.code == 0
-    assert made == [image]
+    assert made == [set(project.store.manifest(image).objects())]
     # What was said to be sent is what was sent, also by one who does not wait for a size.
     assert ran.document["hosts"]["h1"]["bytes_sent"] == plan["hosts"]["h1"]["bytes_to_send"]
 
 
-def test_repair_drops_a_damaged_one(project: Project, made: list[str]) -> None:
+def test_repair_drops_a_damaged_one(project: Project, made: list[set[Key]]) -> None:
     project.write(1)
     project.image("v1", data=os.urandom(300_000))
     assert project.wain("rollout", "shop:v1", "--yes").code == 0

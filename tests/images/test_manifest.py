@@ -17,6 +17,7 @@ from images.manifest import (
     _line_problem,
     folders,
     path_problem,
+    sizes_in,
 )
 from tests.support.trees import HEADER, entry, manifest_of, sha
 
@@ -54,6 +55,13 @@ def test_what_is_written_is_what_is_read(found: list[Entry]) -> None:
     assert again.entries == tuple(sorted(found, key=lambda one: one.path.encode()))
     assert again.to_bytes() == manifest.to_bytes()
     assert (again.python, again.abi, again.platform, again.skeleton) == HEADER
+
+
+@given(trees)
+def test_sizes_are_read_without_the_rest(found: list[Entry]) -> None:
+    manifest = manifest_of(*found)
+    sizes = sizes_in(manifest.to_bytes())
+    assert list(sizes.items()) == list(manifest.sizes().items())
 
 
 @given(trees, st.randoms())
