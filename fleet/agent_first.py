@@ -4,8 +4,9 @@ Run as ``python -I -S -c <this> ROOT DIGEST SIZE MODE``. It refuses a root that 
 write, finds the agent as ``ROOT/agent/DIGEST.pyz`` or takes it from standard input (SIZE
 bytes, deflated), publishes it (MODE ``keep``; ``memory`` writes nothing), and runs it.
 
-Beside the agent lie its modules compiled by this very interpreter, guarded by their hash: a
+Beside the agent lie its modules compiled for this very interpreter, guarded by their hash: a
 zipped module keeps no bytecode, and compiling at every start costs more than all the rest.
+A controller of the same interpreter sends them too.
 """
 
 import os
@@ -99,24 +100,43 @@ def check(root: str, uid: int) -> str:
     return path
 
 
-def publish(folder: str, path: str, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+def publish(folder: str, path: str, data: bytes, last: bool = True) -> None:
+    """Write a file so that it is there whole or not at all; ``last``: also after a power cut."""
     os.makedirs(folder, 0o755, exist_ok=True)
     new = f"{path}.{os.getpid()}"
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
     try:
         while data:
             data = data[os.write(file, data) :]
-        os.fsync(file)
+        if last:
+            os.fsync(file)
         os.rename(new, path)
     except OSError:
         os.unlink(new)
         raise
     finally:
         os.close(file)
-    file = os.open(folder, os.O_RDONLY)
-    os.fsync(file)
-    os.close(file)
+    if last:
+        file = os.open(folder, os.O_RDONLY)
+        os.fsync(file)
+        os.close(file)
+
+
+def take(size: int) -> bytes:
+    """So many bytes from standard input; ends where the controller is gone."""
+    parts = []
+    while size:
+        part = os.read(0, min(size, 65536))
+        if not part:
+            raise SystemExit(0)
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def is_sound(code: bytes) -> bool:
+    """Whether modules are what was compiled."""
+    return bool(code) and sha(code[64:]) == code[:64].decode("latin-1")
 
 
 def load(path: str) -> bytes:
@@ -137,17 +157,16 @@ def main() -> "NoReturn":
     root = check(root, os.geteuid())
     folder = root + "/agent"
     path = f"{folder}/{digest}.pyz"
-    data = load(path)
+    data, code = load(path), b""
+    tag = f"{sys.implementation.cache_tag}-{sys.hexversion:x}"
     if sha(data) != digest:
-        os.write(1, MARK + b"N\0\0\0\0")
-        parts, left = [], int(size)
-        while left:
-            part = os.read(0, min(left, 65536))
-            if not part:
-                raise SystemExit(0)
-            parts.append(part)
-            left -= len(part)
-        data = zlib.decompress(b"".join(parts))
+        # What is not kept is compiled: that costs a slow line less.
+        asked = tag.encode() if mode == "keep" else b""
+        os.write(1, MARK + b"N" + len(asked).to_bytes(4, "big") + asked)
+        more = int.from_bytes(take(4), "big")
+        data = zlib.decompress(take(int(size)))
+        if more:
+            code = zlib.decompress(take(more))
         if sha(data) != digest:
             fail("protocol", "the agent arrived damaged")
         if mode == "keep":
@@ -155,9 +174,11 @@ def main() -> "NoReturn":
                 publish(folder, path, data)
             except OSError as error:
                 fail("io", f"{path}: {error.strerror} (as uid {os.geteuid()})")
-    cached = f"{path[:-4]}.{sys.implementation.cache_tag}-{sys.hexversion:x}"
-    code = load(cached)
-    if code and sha(code[64:]) == code[:64].decode("latin-1"):
+    cached = f"{path[:-4]}.{tag}"
+    sent = is_sound(code)
+    if not sent:
+        code = load(cached)
+    if sent or is_sound(code):
         import marshal
 
         modules = marshal.loads(code[64:])
@@ -169,12 +190,13 @@ def main() -> "NoReturn":
         space: dict[str, Any] = {"__name__": "agent_loader"}
         exec(archive.read("fleet/agent_loader.py"), space)  # noqa: S102
         modules = space["compile_all"](archive)
-        code = space["pack"](modules)
-        if mode == "keep":
-            try:  # noqa: SIM105 - contextlib costs more than all this
-                publish(folder, cached, sha(code).encode() + code)
-            except OSError:
-                pass
+        packed = space["pack"](modules)
+        code, sent = sha(packed).encode() + packed, True
+    if sent and mode == "keep":
+        try:  # noqa: SIM105 - contextlib costs more than all this
+            publish(folder, cached, code, last=False)  # its hash shows what a cut left
+        except OSError:
+            pass
     space = {"__name__": "agent_loader"}
     import marshal
 

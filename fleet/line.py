@@ -58,9 +58,9 @@ class Line:
             noise = self._reader.mark()
             kind, data = self._reader.next()
             if kind == b"N":
-                deflated = payload.payload().deflated
-                self.bytes_overhead += len(deflated)
-                self._channel.write(deflated, self._deadline)
+                shipped = payload.shipment(data.decode("ascii", "replace"))
+                self.bytes_overhead += len(shipped)
+                self._channel.write(shipped, self._deadline)
                 self._reader.mark()
                 kind, data = self._reader.next()
             for _ in range(MAX_PROGRESS):

@@ -1,29 +1,37 @@
 """What is shipped to a host: the agent as one deterministic archive, and its first stage.
 
 The archive is a zip with sorted members, one fixed time and no compression, so the same
-sources give the same bytes on every machine; it is named by its sha256.
+sources give the same bytes on every machine; it is named by its sha256. To hosts of this very
+interpreter its modules go compiled as well, which saves them that; they are compiled once, and
+kept in the store as ``agent/<interpreter>``.
 """
 
 from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import functools
 import hashlib
 import io
+import sys
 import threading
 import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from fleet import agent_loader
 from fleet.packing import deflate
 from images import TRAVELS
+from images.home import default_store
 
 # For a host's own start at boot; a session never runs it.
 MAIN = b"from fleet.agent_boot import main\n\nraise SystemExit(main())\n"
 # It is sent in the command line.
 FIRST = "fleet/agent_first.py"
+# This interpreter, as the first stage calls its host's.
+TAG = f"{sys.implementation.cache_tag}-{sys.hexversion:x}"
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -51,6 +59,40 @@ def _payload() -> Payload:
     files = {path: (_HERE / path).read_bytes() for path in sources()}
     data = archive({**files, "__main__.py": MAIN})
     return Payload(data, hashlib.sha256(data).hexdigest(), deflate(data))
+
+
+def shipment(tag: str) -> bytes:
+    """What the first stage takes when it lacks the agent; ``tag`` is its host's interpreter.
+
+    The length of the modules (4 bytes), the archive, the modules; both deflated.
+    """
+    shipped = payload()
+    modules = b""
+    if tag == TAG:
+        with _ALONE:
+            modules = _modules()
+    return len(modules).to_bytes(4, "big") + shipped.deflated + modules
+
+
+@functools.cache
+def _modules() -> bytes:
+    """The modules as the first stage keeps them (their sha256, then they), deflated."""
+    shipped, folder = _payload(), Path(default_store()) / "agent"
+    head = shipped.digest.encode()
+    with contextlib.suppress(OSError):
+        kept = (folder / TAG).read_bytes()
+        found = kept[128:]
+        if kept[:128] == head + hashlib.sha256(found).hexdigest().encode():
+            return found
+    archive = zipfile.ZipFile(io.BytesIO(shipped.data))
+    modules = agent_loader.pack(agent_loader.compile_all(archive))
+    found = zlib.compress(hashlib.sha256(modules).hexdigest().encode() + modules, 9)
+    with contextlib.suppress(OSError):  # then they are compiled again the next time
+        folder.mkdir(mode=0o755, exist_ok=True)
+        temporary = folder / f"{TAG}.new"  # two who write it at once spoil it, which shows
+        temporary.write_bytes(head + hashlib.sha256(found).hexdigest().encode() + found)
+        temporary.replace(folder / TAG)
+    return found
 
 
 def sources() -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import marshal
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fleet import payload
+from fleet import agent_loader, payload
 from fleet.session import HostError
 from tests.support.hosts import Host
 
@@ -62,6 +65,92 @@ def agent_files(host: Host) -> list[str]:
     return sorted(os.listdir(f"{host.root}/agent"))
 
 
+def modules_of(path: Path) -> set[str]:
+    """The modules in a file of bytecode on a host, which its hash vouches for."""
+    digest, packed = path.read_bytes()[:64], path.read_bytes()[64:]
+    assert digest.decode() == hashlib.sha256(packed).hexdigest()
+    return set(marshal.loads(packed))
+
+
+@pytest.fixture
+def forgotten() -> Iterator[Callable[[], None]]:
+    """Forgets what this process knows of compiled modules."""
+    payload._modules.cache_clear()
+    yield payload._modules.cache_clear
+    payload._modules.cache_clear()
+
+
+def bytecode(host: Host) -> Path:
+    (cached,) = (path for path in (Path(host.root) / "agent").iterdir() if path.suffix != ".pyz")
+    return cached
+
+
+def test_a_host_of_the_same_interpreter_is_sent_its_bytecode(host: Host) -> None:
+    with host.open() as session:
+        assert session.bytes_overhead > len(payload.shipment(payload.TAG))
+    sent = payload.shipment(payload.TAG)[4 + len(payload.payload().deflated) :]
+    assert bytecode(host).read_bytes() == zlib.decompress(sent)
+    assert modules_of(bytecode(host)) >= {"fleet.agent", "fleet.agent_timer", "images.store"}
+
+
+def test_others_and_those_that_keep_nothing_compile_it(host: Host) -> None:
+    plain = bytes(4) + payload.payload().deflated
+    assert payload.shipment("cpython-39-30912f0") == payload.shipment("") == plain
+    with host.open(keep=False) as session:
+        assert session.bytes_overhead < len(plain) + 8000
+
+
+@pytest.mark.row("T6")
+def test_damaged_bytecode_that_is_sent_is_compiled_there(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = payload.shipment(payload.TAG)
+    deflated = payload.payload().deflated
+    modules = zlib.decompress(real[4 + len(deflated) :])
+    bad = zlib.compress(modules[:-1] + b"!")
+    shipped = len(bad).to_bytes(4, "big") + deflated + bad
+    monkeypatch.setattr(payload, "shipment", lambda tag: shipped)
+    host.open().close()
+    assert modules_of(bytecode(host)) == set(marshal.loads(modules[64:]))
+
+
+def test_the_controller_compiles_once(
+    monkeypatch: pytest.MonkeyPatch, forgotten: Callable[[], None]
+) -> None:
+    compiled = []
+    real = agent_loader.compile_all
+
+    def compile_all(archive: zipfile.ZipFile) -> agent_loader.Modules:
+        compiled.append(archive)
+        return real(archive)
+
+    monkeypatch.setattr(agent_loader, "compile_all", compile_all)
+    kept = Path(os.environ["WAIN_STORE"], "agent", payload.TAG)
+    kept.unlink(missing_ok=True)
+    kept.parent.parent.mkdir(exist_ok=True)
+    first = payload.shipment(payload.TAG)
+    for _ in range(3):
+        forgotten()
+        assert payload.shipment(payload.TAG) == first
+    assert len(compiled) == 1
+    good = kept.read_bytes()
+    other = b"0" * 64 + good[64:]
+    for at, bad in enumerate((b"", good[:-1], good[:200] + b"!" + good[201:], other), 2):
+        kept.write_bytes(bad)
+        forgotten()
+        assert len(payload.shipment(payload.TAG)) > len(payload.shipment(""))
+        assert len(compiled) == at
+        assert kept.read_bytes()[:64] == good[:64]
+
+
+def test_without_a_store_it_is_compiled_each_time(
+    monkeypatch: pytest.MonkeyPatch, forgotten: Callable[[], None], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WAIN_STORE", str(tmp_path / "none"))
+    assert len(payload.shipment(payload.TAG)) > len(payload.shipment(""))
+    assert not (tmp_path / "none").exists()
+
+
 def test_it_is_sent_once_and_compiled_once(host: Host) -> None:
     with host.open() as session:
         assert session.bytes_overhead > len(payload.payload().deflated)
@@ -83,12 +172,12 @@ def test_a_tampered_agent_is_replaced(host: Host) -> None:
 
 def test_damaged_bytecode_is_compiled_anew(host: Host) -> None:
     host.open().close()
-    (cached,) = (path for path in (Path(host.root) / "agent").iterdir() if path.suffix != ".pyz")
-    good = cached.read_bytes()
+    cached = bytecode(host)
+    good, modules = cached.read_bytes(), modules_of(cached)
     for bad in (b"", good[:-1], b"0" * len(good), good[:64] + b"!" + good[65:]):
         cached.write_bytes(bad)
         host.open().close()
-        assert cached.read_bytes() == good
+        assert modules_of(cached) == modules
 
 
 def test_looking_writes_nothing(host: Host) -> None:
