@@ -157,9 +157,25 @@ class _Yard:
             root()
             self._fleet(1, root, name=f"{root}-")
 
+        def unplanned() -> None:
+            """And no pack of another roll-out is there, or of a plan."""
+            empty_root()
+            shutil.rmtree(self._folder / "store" / "packs", ignore_errors=True)
+
+        def planned() -> None:
+            empty_root()
+            self._wain("plan", "set")()
+
         first = paired(
             "First roll-out to one host",
-            ("wain fleet rollout", empty_root, self._wain("rollout", "set", "--yes")),
+            ("wain fleet rollout", unplanned, self._wain("rollout", "set", "--yes")),
+            ("rsync -az", tree, self._rsync(self._tree, [1], "-az", to=tree)),
+            runs=9,
+            bound=1.0,
+        )
+        after_plan = paired(
+            "First roll-out to one host, after its plan",
+            ("wain fleet rollout", planned, self._wain("rollout", "set", "--yes")),
             ("rsync -az", tree, self._rsync(self._tree, [1], "-az", to=tree)),
             runs=5,
             bound=1.0,
@@ -187,6 +203,7 @@ class _Yard:
         )
         return [
             first,
+            after_plan,
             change,
             Figure(
                 "One package bumped: bytes sent over the compressed size of what changed",
