@@ -41,7 +41,7 @@ from images.store import Store
 
 Key = tuple[str, bool]
 
-SLOW = 15e6  # bytes a second: a line that is slower gains by more work
+SLOW = 25e6  # bytes a second: a line that is slower gains by more work
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
 # Bytes in one piece of the stream: as a frame it fills eight packets of a connection (see ssh.py).
 PIECE = 8 * ((32 << 10) - 64) - HEAD

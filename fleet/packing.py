@@ -47,7 +47,7 @@ END = bytes(BLOCK_HEAD)
 BLOCK = 1 << 20  # plain bytes of a block
 LEVEL = 1  # a line is seldom so slow that more would pay
 ZSTD_LEVEL = 2
-ZSTD_HURRIED = 0  # for one host whose line takes all there is: a fourteenth more bytes, less work
+ZSTD_HURRIED = 0  # for one host whose line takes all there is: a fifth more bytes, less work
 ZSTD_PATIENT = 6  # for one host whose line is what is waited for
 
 
@@ -223,9 +223,10 @@ def _zstd(block: _Block, level: int = ZSTD_LEVEL) -> bytes:
 def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
     if level != ZSTD_HURRIED:
         return zstandard.ZstdCompressionParameters.from_level(level, write_content_size=False)
-    # As level 1, but for smaller tables, which a core's own cache can hold, and shorter matches.
+    # As level 1, but for smaller tables, which a core's own cache can hold, and what matches
+    # nothing left as it is (that is what a target length means for this strategy).
     return zstandard.ZstdCompressionParameters.from_level(
-        1, hash_log=13, min_match=6, write_content_size=False
+        1, hash_log=13, min_match=6, target_length=1, write_content_size=False
     )
 
 
