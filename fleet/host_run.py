@@ -161,23 +161,26 @@ class HostRun:
             )  # fmt: skip
 
     def _stage(self, session: Session) -> None:
-        wanted, name = self._wanted, self._host.name
+        name = self._host.name
         with step(self._job, name, "send") as output:
             missing = self._begin(session)
-            while missing:
-                pack = self._images.packs.get(wanted.manifest, missing, session.zstd)
-                try:
-                    taken = session.send_pack(self._slowly(session, pack))
-                except HostError as error:
-                    if error.kind != "object" or not self._images.refused(pack, missing):
-                        raise
-                    missing = self._begin(session)
-                    continue
-                output.append(f"{taken} objects, {session.bytes_sent} bytes")
-                break
+            while missing and not self._send(session, missing, output):
+                missing = self._begin(session)
         with step(self._job, name, "checkout") as output:
-            answer = session.checkout(wanted.id)
+            answer = session.checkout(self._wanted.id)
             output.append(", ".join(f"{key} {value}" for key, value in sorted(answer.items())))
+
+    def _send(self, session: Session, missing: list[tuple[str, bool]], output: list[str]) -> bool:
+        """Whether the host took the pack; it gets another for a kept one that it refused."""
+        pack = self._images.packs.get(self._wanted.manifest, missing, session.zstd)
+        try:
+            taken = session.send_pack(self._slowly(session, pack))
+        except HostError as error:
+            if error.kind != "object" or not self._images.refused(pack, missing):
+                raise
+            return False
+        output.append(f"{taken} objects, {session.bytes_sent} bytes")
+        return True
 
     def _begin(self, session: Session) -> list[tuple[str, bool]]:
         base, owner = session.facts.state.current, session.facts.state.name
