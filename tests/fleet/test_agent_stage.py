@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from fleet import pack as pack_module
 from fleet import packing
 from fleet.agent_unpack import GOES_ON, PACK, Blocks, PlainReader, inflate
+from fleet.feeding import Feeding
 from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.errors import WainError
@@ -518,10 +520,18 @@ def test_a_foreseen_pack_is_made_by_a_process_of_its_own(
 
     before: set[str] = set()
     before = children()
+    begun: list[Feeding] = []
+
+    class Begun(Feeding):
+        def __init__(self, *options: Any) -> None:
+            super().__init__(*options)
+            begun.append(self)
+
+    monkeypatch.setattr(pack_module, "Feeding", Begun)
     assert can_fork()
     with Packs(store, once=once) as packs:
         packs.foresee(image.image_id)
-        assert children()
+        assert len(begun) == 1
         pack = packs.get(image, image.objects(), zstd=True)
         assert plain_of(b"".join(pack.pieces())) == plain_of(whole)
         assert once == (pack.path is None)
