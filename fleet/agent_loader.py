@@ -27,7 +27,8 @@ def compile_all(archive: ZipFile) -> Modules:
         package = name.endswith(".__init__")
         if package:
             name = name[: -len(".__init__")]
-        code = compile(archive.read(path), f"<agent>/{path}", "exec", dont_inherit=True)
+        source, place = archive.read(path), f"<agent>/{path}"
+        code = compile(source, place, "exec", dont_inherit=True, optimize=0)
         modules[name] = (marshal.dumps(code), package)
     return modules
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fleet.contact import ask_all, open_session
 from fleet.errors import HostError
 from fleet.inventory import Host, Settings
+from fleet.sending import send_missing
 from fleet.session import HostDrift, Session
 from fleet.wanted import Comparisons
 
@@ -75,22 +76,16 @@ def verify_all(
 
 def _repair(session: Session, image: str, drift: Sequence[HostDrift], images: Comparisons) -> None:
     paths = [one.path for one in drift]
-    missing = session.repair(image, paths)
-    if not missing:
-        return
     manifest = images.manifest(image)
     if manifest is None:
+        if not session.repair(image, paths):
+            return
         raise HostError(
             session.name, "missing", f"image {image[:12]} is not in this machine's store",
             "import it, then repair again",
         )  # fmt: skip
-    pack = images.packs.get(manifest, missing, session.zstd)
-    try:
-        session.send_pack(pack.pieces())
-    except HostError as error:
-        if error.kind == "object":
-            images.refused(pack, missing)
-        raise
+    if not send_missing(session, manifest, images, lambda: session.repair(image, paths)):
+        return
     left = session.repair(image, paths)
     if left:
         raise HostError(

@@ -26,6 +26,7 @@ from fleet.inventory import Host
 from fleet.pack import Pack
 from fleet.plan import HostPlan
 from fleet.preflight import Problem, state_problems, target_problems
+from fleet.sending import send_missing
 from fleet.session import Facts, Session
 from fleet.steps import (
     FAILED,
@@ -163,24 +164,15 @@ class HostRun:
     def _stage(self, session: Session) -> None:
         name = self._host.name
         with step(self._job, name, "send") as output:
-            missing = self._begin(session)
-            while missing and not self._send(session, missing, output):
-                missing = self._begin(session)
+            taken = send_missing(
+                session, self._wanted.manifest, self._images, lambda: self._begin(session),
+                lambda pack: self._slowly(session, pack),
+            )  # fmt: skip
+            if taken:
+                output.append(f"{taken} objects, {session.bytes_sent} bytes")
         with step(self._job, name, "checkout") as output:
             answer = session.checkout(self._wanted.id)
             output.append(", ".join(f"{key} {value}" for key, value in sorted(answer.items())))
-
-    def _send(self, session: Session, missing: list[tuple[str, bool]], output: list[str]) -> bool:
-        """Whether the host took the pack; it gets another for a kept one that it refused."""
-        pack = self._images.packs.get(self._wanted.manifest, missing, session.zstd)
-        try:
-            taken = session.send_pack(self._slowly(session, pack))
-        except HostError as error:
-            if error.kind != "object" or not self._images.refused(pack, missing):
-                raise
-            return False
-        output.append(f"{taken} objects, {session.bytes_sent} bytes")
-        return True
 
     def _begin(self, session: Session) -> list[tuple[str, bool]]:
         base, owner = session.facts.state.current, session.facts.state.name

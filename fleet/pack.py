@@ -8,6 +8,7 @@ built.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import threading
@@ -30,9 +31,11 @@ from fleet.packing import (
     ZSTD_PATIENT,
     Stream,
     deflate,
+    most,
     packed,
     usual,
 )
+from images.errors import WainError
 from images.forks import can_fork
 from images.layout import failed
 from images.manifest import Manifest, sizes_in
@@ -47,8 +50,12 @@ AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes 
 PIECE = 8 * ((32 << 10) - 64) - HEAD
 # Packs of so many plain bytes are there at once: no process of its own, and a size to wait for.
 SOON = 4 << 20
-# A manifest of so many bytes, packed, is that of an image with a larger pack.
+# To read a manifest of so many bytes, packed, takes as long as to begin a process.
 LONG = 64 << 10
+
+
+class SpoiledError(WainError):
+    """A pack that cannot be read to the end it had."""
 
 
 class Pack:
@@ -65,6 +72,7 @@ class Pack:
         self.kept = kept
         self._feeding = feeding
         self.begun = False  # to be read
+        self.is_full = False  # the disk it was to be spooled on
         self._held: deque[bytes] = deque()
         self._waiting = 0  # bytes of them
         self._size = path.stat().st_size if path and kept else 0
@@ -91,6 +99,14 @@ class Pack:
         return self._spooled(self.path) if self.path else self._handed_on()
 
     def _spooled(self, path: Path) -> Iterator[bytes]:
+        try:
+            yield from self._read(path)
+        except InterruptedError:  # stopped
+            raise
+        except OSError as error:
+            raise SpoiledError(str(path), error.strerror or str(error)) from None
+
+    def _read(self, path: Path) -> Iterator[bytes]:
         sent = 0
         # Unbuffered: what a buffer held before the file grew would be missing from the stream.
         with path.open("rb", buffering=0) as file:
@@ -103,6 +119,8 @@ class Pack:
                     raise error
                 while sent < size:
                     piece = file.read(min(PIECE, size - sent))
+                    if not piece:
+                        raise SpoiledError(str(path), f"ends after {sent} of {size} bytes")
                     sent += len(piece)
                     yield piece
                 if done and sent >= self._size:
@@ -132,6 +150,11 @@ class Pack:
             self._grown.notify_all()
 
     @property
+    def is_counted(self) -> bool:
+        """Whether it has a `size`."""
+        return self._feeding is None
+
+    @property
     def size(self) -> int:
         """Bytes of the complete pack; waits for it.
 
@@ -154,6 +177,10 @@ class Pack:
                 for data in source:
                     self._append(spool, data)
         except BaseException as error:
+            if self.path and isinstance(error, OSError) and not isinstance(error, InterruptedError):
+                self.is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                # As an error of this machine: else the line would seem to have broken.
+                error = failed(str(self.path), error)
             with self._grown:
                 self._error = error
                 self._grown.notify_all()
@@ -182,7 +209,7 @@ class Pack:
 class Packs:
     """The packs of one roll-out, by missing set, in a spool folder of its own in the store.
 
-    ``once``: only one host will read them. Raises StoreError.
+    ``once``: only one host will read them.
     """
 
     def __init__(self, store: Store, *, once: bool = False) -> None:
@@ -191,13 +218,12 @@ class Packs:
         self._packs: dict[str, Pack] = {}
         self._begun: list[Pack] = []
         self._threads: list[threading.Thread] = []
+        self._feedings: list[Feeding] = []
         self._foreseen: set[str] = set()
+        self._refused: set[str] = set()
         self._lock = threading.Lock()
         self._spool = ExitStack()
-        try:
-            self._folder = Path(self._spool.enter_context(staging(store.tmp))[0])
-        except OSError as error:
-            raise failed(store.tmp, error) from None
+        self._folder = ""  # until the first pack that is spooled
 
     def __enter__(self) -> Packs:
         return self
@@ -211,14 +237,17 @@ class Packs:
             pack.stop()
         for thread in self._threads:
             thread.join()
+        for feeding in self._feedings:
+            feeding.stop()
         self._spool.close()
 
     def get(self, manifest: Manifest, missing: Iterable[Key], zstd: bool = False) -> Pack:
         """The pack of these objects of an image; building starts with the first call.
 
-        ``zstd``: the host can read it.
+        ``zstd``: the host can read it. Raises StoreError.
         """
-        wanted, zstd = list(missing), zstd and HAS_ZSTD
+        # A host's own answer may name what the image has not.
+        wanted, zstd = manifest.objects().keys() & set(missing), zstd and HAS_ZSTD
         name = _name(manifest, wanted, zstd)
         with self._lock:
             self._foreseen.discard(name)
@@ -226,12 +255,11 @@ class Packs:
             if pack and self._once and pack.begun and not pack.kept:
                 pack.stop()  # its line broke
                 pack = None
-            pack = pack or self._find(name)
             if pack is None:
-                lacking = set(wanted)
-                sizes = [one for one in manifest.sizes().items() if one[0] in lacking]
-                source = packed(self._store, sizes, zstd, hashed=not self._once)
-                pack = self._begin(name, source, large=sum(size for _, size in sizes) > SOON)
+                sizes = [one for one in manifest.sizes().items() if one[0] in wanted]
+                pack = self._find(name, most(size for _, size in sizes))
+            if pack is None:
+                pack = self._begin(name, packed(self._store, sizes, zstd, hashed=not self._once))
         return pack
 
     def foresee(self, image_id: str) -> None:
@@ -241,26 +269,27 @@ class Packs:
         """
         zstd, once, store = HAS_ZSTD, self._once, self._store
         name = _whole(image_id, zstd)
-        with self._lock:
-            if self._find(name):
-                return
+        if kept.there(store, name):
+            return
 
         def source(level: Callable[[], int]) -> Stream:
             sizes = sizes_in(store.manifest_bytes(image_id))
             return packed(store, sizes.items(), zstd, hashed=not once, level=level)
 
         # First of all: there is a core that has nothing else to do, also to read a long manifest.
-        large = store.manifest_size(image_id) > LONG or (
+        apart = store.manifest_size(image_id) > LONG or (
             sum(sizes_in(store.manifest_bytes(image_id)).values()) > SOON
         )
-        feeding = _apart(source, once) if large else None
+        feeding = _apart(source, once) if apart else None
+        stream = feeding.pieces(BLOCK) if feeding else source(usual)
         with self._lock:
-            self._foreseen.add(name)
+            if feeding:
+                self._feedings.append(feeding)
             if feeding and once:
                 self._add(name, Pack(None, feeding))
             else:
-                made = feeding.pieces(BLOCK) if feeding else source(usual)
-                self._begin(name, made, large=large)
+                self._begin(name, stream)
+            self._foreseen.add(name)
 
     def settle(self) -> None:
         """The hosts have been asked: end the building of what was foreseen and nobody wants."""
@@ -276,24 +305,32 @@ class Packs:
         with self._lock:
             for name in [name for name, one in self._packs.items() if one is pack]:
                 del self._packs[name]
+                self._refused.add(name)  # should it stay where it is
                 kept.drop(self._store, name)
         return True
 
-    def _find(self, name: str) -> Pack | None:
+    def _find(self, name: str, limit: int) -> Pack | None:
+        if name in self._refused or not kept.there(self._store, name):
+            return None
         path = self._place(name)
-        if not kept.find(self._store, name, path):
+        if not kept.find(self._store, name, path, limit):
             return None
         return self._add(name, Pack(path, kept=True))
 
-    def _begin(self, name: str, source: Stream, *, large: bool) -> Pack:
+    def _begin(self, name: str, source: Stream) -> Pack:
         path = None if self._once else self._place(name)
         if path:
-            path.touch()
+            try:
+                path.touch()
+            except OSError as error:
+                raise failed(str(path), error) from None
         pack = self._add(name, Pack(path))
 
         def build() -> None:
-            if pack.build(source) and path and large:
+            if pack.build(source) and path:
                 kept.keep(self._store, name, path)
+            elif pack.is_full:
+                kept.drop_all(self._store)  # there is room the next time
 
         thread = threading.Thread(target=build, daemon=True, name="pack")
         self._threads.append(thread)
@@ -301,8 +338,14 @@ class Packs:
         return pack
 
     def _place(self, name: str) -> Path:
+        """An empty file, or the place of one, in the spool. Raises StoreError."""
+        if not self._folder:
+            try:
+                self._folder, _ = self._spool.enter_context(staging(self._store.tmp))
+            except OSError as error:
+                raise failed(self._store.tmp, error) from None
         # Never the file of a building that was ended, which may write once more.
-        return self._folder / f"{len(self._begun)}-{name}"
+        return Path(self._folder, f"{len(self._begun)}-{name}")
 
     def _add(self, name: str, pack: Pack) -> Pack:
         self._packs[name] = pack

@@ -2,8 +2,8 @@
 
 The archive is a zip with sorted members, one fixed time and no compression, so the same
 sources give the same bytes on every machine; it is named by its sha256. To hosts of this very
-interpreter its modules go compiled as well, which saves them that; they are compiled once, and
-kept in the store as ``agent/<interpreter>``.
+interpreter its modules go compiled as well, which saves them that. They are compiled once, and kept
+where Python keeps the bytecode of our own modules: who can write there can change what wain does.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import contextlib
 import functools
 import hashlib
 import io
+import os
 import sys
 import threading
 import zipfile
 import zlib
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import NamedTuple
 
 from fleet import agent_loader
 from fleet.packing import deflate
-from images import TRAVELS
-from images.home import default_store
+from images import TRAVELS, durable
 
 # For a host's own start at boot; a session never runs it.
 MAIN = b"from fleet.agent_boot import main\n\nraise SystemExit(main())\n"
@@ -68,7 +69,7 @@ def shipment(tag: str) -> bytes:
     """
     shipped = payload()
     modules = b""
-    if tag == TAG:
+    if tag == TAG and sys.implementation.name == "cpython":
         with _ALONE:
             modules = _modules()
     return len(modules).to_bytes(4, "big") + shipped.deflated + modules
@@ -77,22 +78,27 @@ def shipment(tag: str) -> bytes:
 @functools.cache
 def _modules() -> bytes:
     """The modules as the first stage keeps them (their sha256, then they), deflated."""
-    shipped, folder = _payload(), Path(default_store()) / "agent"
+    shipped, place = _payload(), _place()
     head = shipped.digest.encode()
     with contextlib.suppress(OSError):
-        kept = (folder / TAG).read_bytes()
+        kept = place.read_bytes()
         found = kept[128:]
         if kept[:128] == head + hashlib.sha256(found).hexdigest().encode():
             return found
     archive = zipfile.ZipFile(io.BytesIO(shipped.data))
     modules = agent_loader.pack(agent_loader.compile_all(archive))
     found = zlib.compress(hashlib.sha256(modules).hexdigest().encode() + modules, 9)
-    with contextlib.suppress(OSError):  # then they are compiled again the next time
-        folder.mkdir(mode=0o755, exist_ok=True)
-        temporary = folder / f"{TAG}.new"  # two who write it at once spoil it, which shows
-        temporary.write_bytes(head + hashlib.sha256(found).hexdigest().encode() + found)
-        temporary.replace(folder / TAG)
+    if not sys.dont_write_bytecode:
+        with contextlib.suppress(OSError):  # then they are compiled again the next time
+            place.parent.mkdir(parents=True, exist_ok=True)
+            whole = head + hashlib.sha256(found).hexdigest().encode() + found
+            durable.write_file(str(place), whole, f"{place}.{os.urandom(8).hex()}")
     return found
+
+
+def _place() -> Path:
+    own = Path(cache_from_source(str(_HERE / "fleet" / "agent.py")))
+    return own.with_name(f"agent.{TAG}.wain")
 
 
 def sources() -> list[str]:

@@ -139,8 +139,11 @@ class Session(Line):
         return [key for at, key in enumerate(keys) if bits[at >> 3] & (0x80 >> (at & 7))]
 
     def send_pack(self, pieces: Iterable[bytes], *, timeout: float | None = None) -> int:
-        """Send a pack (see fleet/packing.py); how many objects the host took."""
+        """Send a pack of all that is missing (see fleet/packing.py); how many the host took."""
         answer, _ = self.ask("pack", {}, timeout=timeout, stream=pieces)
+        left = self._read("pack", answer, lambda a: number_in(a["missing"]))
+        if left:
+            raise HostError(self.name, "object", f"{left} objects were not in the pack")
         return self._read("pack", answer, lambda a: number_in(a["objects"]))
 
     def checkout(self, image_id: str, *, timeout: float | None = None) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class Comparisons:
         plain, exact = sum(missing.values()), True
         if missing:
             pack = self.packs.get(wanted.manifest, missing, zstd)
-            exact = pack.kept or not self._hurry or plain <= SOON
+            exact = pack.kept or (pack.is_counted and (not self._hurry or plain <= SOON))
             sent += pack.size if exact else most(missing.values())
         made = 0
         if not present:

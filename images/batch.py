@@ -266,7 +266,11 @@ class Batch:
 
         found: dict[str, list[Key]] = {}
         thread = threading.Thread(target=lambda: found.update(self._by_prefix(staged)), daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no more of them for this user
+            self._barrier(paths, durable.sync_file)
+            return self._by_prefix(staged)
         try:
             self._barrier(paths, durable.sync_file)
         finally:

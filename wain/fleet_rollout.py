@@ -6,6 +6,7 @@ What follows is imported then, while the pack of a first roll-out is already bei
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterable
 
 from fleet import reported
@@ -51,20 +52,21 @@ def run_rollout(args: argparse.Namespace, out: Output) -> int:
     with open_fleet(args) as fleet:
         ask = must_ask(args, out, "fleet rollout")
         hosts = selected(fleet, args)
+        images = set(fleet.catalog.candidates(args.image).values())
         why = f"rollout {args.image}" + (f": {args.reason}" if args.reason else "")
         with spooling(fleet, why, once=not ask and len(hosts) == 1) as packs:
             if not ask:
-                _foresee(fleet, packs, args.image, hosts)
+                _foresee(fleet, packs, images, hosts)
             from wain.fleet_rollout_run import roll_out
 
             return roll_out(args, out, fleet, hosts, packs, ask=ask)
 
 
-def _foresee(fleet: Fleet, packs: Packs, image: str, hosts: Iterable[Host]) -> None:
+def _foresee(fleet: Fleet, packs: Packs, images: set[str], hosts: Iterable[Host]) -> None:
     """Hosts nobody has seen will lack all of it: the pack is begun before they are asked."""
-    ids = set(fleet.catalog.candidates(image).values())
-    if len(ids) == 1 and not reported.any_known(fleet.journal, (host.name for host in hosts)):
-        packs.foresee(ids.pop())
+    if len(images) == 1 and not reported.any_known(fleet.journal, (host.name for host in hosts)):
+        with contextlib.suppress(ValueError):  # a manifest of another format: it is said later
+            packs.foresee(next(iter(images)))
 
 
 def arguments_resume(parser: argparse.ArgumentParser) -> None:

@@ -19,10 +19,10 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def at_work(fleet: Fleet, why: str, *, hurry: bool = False) -> Iterator[Comparisons]:
-    """The fleet's lock, and the images with a spool for packs; ``hurry`` as in Comparisons."""
+def at_work(fleet: Fleet, why: str) -> Iterator[Comparisons]:
+    """The fleet's lock, and the images with a spool for packs."""
     with spooling(fleet, why) as packs:
-        yield Comparisons(fleet.catalog, packs, hurry=hurry)
+        yield Comparisons(fleet.catalog, packs)
 
 
 @contextlib.contextmanager

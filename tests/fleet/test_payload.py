@@ -73,8 +73,10 @@ def modules_of(path: Path) -> set[str]:
 
 
 @pytest.fixture
-def forgotten() -> Iterator[Callable[[], None]]:
-    """Forgets what this process knows of compiled modules."""
+def forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Forgets what this process knows of compiled modules, which are kept where nobody has any."""
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "bytecode"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     payload._modules.cache_clear()
     yield payload._modules.cache_clear
     payload._modules.cache_clear()
@@ -125,9 +127,8 @@ def test_the_controller_compiles_once(
         return real(archive)
 
     monkeypatch.setattr(agent_loader, "compile_all", compile_all)
-    kept = Path(os.environ["WAIN_STORE"], "agent", payload.TAG)
-    kept.unlink(missing_ok=True)
-    kept.parent.parent.mkdir(exist_ok=True)
+    kept = payload._place()
+    kept.parent.mkdir(parents=True)
     first = payload.shipment(payload.TAG)
     for _ in range(3):
         forgotten()
@@ -143,12 +144,17 @@ def test_the_controller_compiles_once(
         assert kept.read_bytes()[:64] == good[:64]
 
 
-def test_without_a_store_it_is_compiled_each_time(
-    monkeypatch: pytest.MonkeyPatch, forgotten: Callable[[], None], tmp_path: Path
+@pytest.mark.parametrize("why", ["told not to", "no room"])
+def test_where_nothing_may_be_kept_it_is_compiled_each_time(
+    monkeypatch: pytest.MonkeyPatch, forgotten: Callable[[], None], why: str
 ) -> None:
-    monkeypatch.setenv("WAIN_STORE", str(tmp_path / "none"))
+    if why == "told not to":
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    else:
+        payload._place().parent.parent.mkdir(parents=True)
+        payload._place().parent.write_bytes(b"in its place")
     assert len(payload.shipment(payload.TAG)) > len(payload.shipment(""))
-    assert not (tmp_path / "none").exists()
+    assert not payload._place().exists()
 
 
 def test_it_is_sent_once_and_compiled_once(host: Host) -> None:

@@ -125,6 +125,22 @@ def test_what_others_add_while_a_part_is_published_is_not_lost(store: Store) -> 
     assert os.listdir(store.tmp) == []
 
 
+def test_where_there_are_no_more_threads_a_batch_is_published_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("images.batch.MANY", 10)
+    with store.batch() as batch:
+        for number in range(50):
+            batch.put(b"%d" % number)
+        monkeypatch.setattr(threading.Thread, "start", refused)
+    assert len(list(store.keys())) == 50
+    monkeypatch.undo()
+    assert store.verify() == []
+
+
 def test_a_folder_made_while_a_part_is_published_stays_for_who_made_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
