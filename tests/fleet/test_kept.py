@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fleet import kept
+from fleet import kept, wanted
 from fleet import pack as pack_module
 from fleet.pack import Pack, Packs, SpoiledError
 from images.manifest import Manifest
@@ -386,6 +386,11 @@ def test_a_full_disk_gives_up_what_is_kept_and_says_so(
         assert (plan.code, plan.text.count("\n")) == (1, 1)
         assert "No space left on device" in plan.text
         assert project.store.tmp in plan.text
+        ran = project.wain("rollout", "shop:v2", "--yes")
+        assert (ran.code, ran.text.count("\n")) == (1, 1)
+        assert "No space left on device" in ran.text
+        # Where its size was not waited for.
+        patch.setattr(wanted, "SOON", 0)
         ran = project.wain("rollout", "shop:v2", "--yes")
         assert ran.code != 0
         errors = [host["error"] for host in ran.document["hosts"].values() if host["error"]]
