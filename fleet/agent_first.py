@@ -175,31 +175,27 @@ def main() -> "NoReturn":
             except OSError as error:
                 fail("io", f"{path}: {error.strerror} (as uid {os.geteuid()})")
     cached = f"{path[:-4]}.{tag}"
-    sent = is_sound(code)
-    if not sent:
+    new = is_sound(code)
+    if not new:
         code = load(cached)
-    if sent or is_sound(code):
-        import marshal
-
-        modules = marshal.loads(code[64:])
-    else:
+    if not new and not is_sound(code):
         import io
         import zipfile
 
         archive = zipfile.ZipFile(io.BytesIO(data))
         space: dict[str, Any] = {"__name__": "agent_loader"}
         exec(archive.read("fleet/agent_loader.py"), space)  # noqa: S102
-        modules = space["compile_all"](archive)
-        packed = space["pack"](modules)
-        code, sent = sha(packed).encode() + packed, True
-    if sent and mode == "keep":
+        packed = space["pack"](space["compile_all"](archive))
+        code, new = sha(packed).encode() + packed, True
+    if new and mode == "keep":
         try:  # noqa: SIM105 - contextlib costs more than all this
             publish(folder, cached, code, last=False)  # its hash shows what a cut left
         except OSError:
             pass
-    space = {"__name__": "agent_loader"}
     import marshal
 
+    modules = marshal.loads(code[64:])
+    space = {"__name__": "agent_loader"}
     exec(marshal.loads(modules["fleet.agent_loader"][0]), space)  # noqa: S102
     space["install"](modules)
     from fleet.agent import main

@@ -338,7 +338,7 @@ class Packs:
         return pack
 
     def _place(self, name: str) -> Path:
-        """An empty file, or the place of one, in the spool. Raises StoreError."""
+        """A path of its own in the spool. Raises StoreError."""
         if not self._folder:
             try:
                 self._folder, _ = self._spool.enter_context(staging(self._store.tmp))

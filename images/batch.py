@@ -22,6 +22,7 @@ from images.shards import Shards
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from threading import Thread
     from typing import Protocol
 
     from images.durable import Data
@@ -258,23 +259,19 @@ class Batch:
 
     def _make_last(self, staged: dict[Key, str]) -> dict[str, list[Key]]:
         """The barrier; and `_by_prefix`, looked up while the disk is waited for if it pays."""
-        paths = list(staged.values())
-        if len(paths) < MANY:
-            self._barrier(paths, durable.sync_file)
-            return self._by_prefix(staged)
-        import threading
-
         found: dict[str, list[Key]] = {}
-        thread = threading.Thread(target=lambda: found.update(self._by_prefix(staged)), daemon=True)
+
+        def look() -> None:
+            found.update(self._by_prefix(staged))
+
+        thread = _begun(look) if len(staged) >= MANY else None
         try:
-            thread.start()
-        except RuntimeError:  # no more of them for this user
-            self._barrier(paths, durable.sync_file)
-            return self._by_prefix(staged)
-        try:
-            self._barrier(paths, durable.sync_file)
+            self._barrier(list(staged.values()), durable.sync_file)
         finally:
-            thread.join()
+            if thread:
+                thread.join()
+        if not thread:
+            look()
         return found
 
     def _by_prefix(self, staged: dict[Key, str]) -> dict[str, list[Key]]:
@@ -321,3 +318,15 @@ class Batch:
             return
         for path in paths:
             each(path)
+
+
+def _begun(work: Callable[[], None]) -> Thread | None:
+    """A thread that does it; None where there are no more of them for this user."""
+    import threading
+
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread

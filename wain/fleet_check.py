@@ -15,15 +15,8 @@ from fleet.survey import hook_problems, note_answers, survey
 from fleet.wanted import Wanted, load_wanted
 from images.catalog import LATEST
 from images.errors import WainError
-from wain.fleet_open import (
-    Fleet,
-    host_option,
-    open_fleet,
-    selected,
-)
-from wain.fleet_shared import (
-    exit_code,
-)
+from wain.fleet_open import Fleet, host_option, open_fleet, selected
+from wain.fleet_shared import exit_code
 from wain.output import Output, human_bytes
 from wain.shared import short
 

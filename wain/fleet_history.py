@@ -9,10 +9,7 @@ from pathlib import Path
 from fleet.journal import HostRow, Rollout
 from fleet.report import markdown
 from images.errors import UsageError, WainError
-from wain.fleet_open import (
-    Fleet,
-    open_fleet,
-)
+from wain.fleet_open import Fleet, open_fleet
 from wain.output import Output
 
 _GOOD = ("succeeded", "unchanged")

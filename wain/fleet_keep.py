@@ -12,18 +12,8 @@ from fleet.lock import fleet_lock
 from fleet.result import hosts_text
 from fleet.session import Session
 from images.errors import UsageError, WainError
-from wain.fleet_open import (
-    host_option,
-    must_ask,
-    open_fleet,
-    selected,
-    yes_option,
-)
-from wain.fleet_shared import (
-    code_of,
-    each_host,
-    text_of,
-)
+from wain.fleet_open import host_option, must_ask, open_fleet, selected, yes_option
+from wain.fleet_shared import code_of, each_host, text_of
 from wain.output import Output, human_bytes
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fleet import reported
 from fleet.inventory import Host, Inventory, load_inventory
@@ -22,10 +21,6 @@ from images.errors import UsageError, WainError
 from images.home import make_state_folder
 from wain.output import Output
 from wain.shared import open_catalog, short
-
-if TYPE_CHECKING:
-    from fleet.errors import HostError
-    from fleet.session import Facts
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Fleet:
         """`name_of` for many hosts, each image once."""
         return {image_id: self.name_of(image_id) for image_id in set(ids)}
 
-    def remember(self, answers: Mapping[str, Facts | HostError] | None = None) -> None:
+    def remember(self) -> None:
         """Keep the packages of every image the hosts have, and keep those images alive."""
         ids = {
             image

@@ -7,10 +7,7 @@ import argparse
 from fleet import journal as journals
 from fleet.lock import holder_of
 from images.errors import LockedError, WainError
-from wain.fleet_open import (
-    Fleet,
-    open_fleet,
-)
+from wain.fleet_open import Fleet, open_fleet
 from wain.output import Output
 
 

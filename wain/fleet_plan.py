@@ -14,16 +14,8 @@ from fleet.result import hosts_text
 from fleet.session import Session
 from fleet.survey import hook_problems, note_answers, survey
 from fleet.wanted import Change, Comparisons, Wanted, load_wanted
-from wain.fleet_open import (
-    Fleet,
-    host_option,
-    open_fleet,
-    selected,
-)
-from wain.fleet_shared import (
-    exit_code,
-    looking,
-)
+from wain.fleet_open import Fleet, host_option, open_fleet, selected
+from wain.fleet_shared import exit_code, looking
 from wain.output import Output, human_bytes
 
 

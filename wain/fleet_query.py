@@ -8,10 +8,7 @@ from fleet import reported
 from fleet.reported import Match
 from fleet.result import hosts_text
 from images.errors import UsageError
-from wain.fleet_open import (
-    Fleet,
-    open_fleet,
-)
+from wain.fleet_open import Fleet, open_fleet
 from wain.output import Output
 
 

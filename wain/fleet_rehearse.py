@@ -6,15 +6,9 @@ import argparse
 
 from fleet.rehearse import evidence, left_out, rehearse
 from fleet.wanted import load_wanted
-from wain.fleet_open import (
-    host_option,
-    open_fleet,
-    selected,
-)
+from wain.fleet_open import host_option, open_fleet, selected
 from wain.fleet_plan import survey_and_plan
-from wain.fleet_shared import (
-    looking,
-)
+from wain.fleet_shared import looking
 from wain.output import Output
 
 

@@ -10,17 +10,8 @@ from fleet.result import hosts_text, row_of
 from fleet.rollback_run import roll_back_all
 from fleet.steps import UNTOUCHED, Job, Outcome
 from wain.fleet_display import Display, show_result, signals
-from wain.fleet_open import (
-    host_option,
-    must_ask,
-    open_fleet,
-    reason_options,
-    selected,
-    yes_option,
-)
-from wain.fleet_shared import (
-    at_work,
-)
+from wain.fleet_open import host_option, must_ask, open_fleet, reason_options, selected, yes_option
+from wain.fleet_shared import at_work
 from wain.output import Output
 
 

@@ -12,12 +12,7 @@ from fleet.lock import holder_of
 from fleet.session import Facts, Session
 from fleet.steps import UNTOUCHED
 from fleet.survey import note_answers, survey
-from wain.fleet_open import (
-    Fleet,
-    host_option,
-    open_fleet,
-    selected,
-)
+from wain.fleet_open import Fleet, host_option, open_fleet, selected
 from wain.output import Output
 from wain.shared import short
 

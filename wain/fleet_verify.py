@@ -6,16 +6,8 @@ import argparse
 
 from fleet.drift import Checked, by_package, verify_all
 from fleet.errors import HostError
-from wain.fleet_open import (
-    host_option,
-    open_fleet,
-    selected,
-)
-from wain.fleet_shared import (
-    at_work,
-    looking,
-    text_of,
-)
+from wain.fleet_open import host_option, open_fleet, selected
+from wain.fleet_shared import at_work, looking, text_of
 from wain.output import Output, human_bytes
 
 # Lines for people; the JSON document has more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fleet.pack import Packs
 from fleet.transport import LocalTransport
 from images.manifest import Manifest
 from images.store import Store
+from tests.support.fleets import Project
 from tests.support.hosts import Host
 from tests.support.small_images import small_image
 from tests.support.sshd import Sshd, serving
@@ -50,3 +52,10 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
     folder.mkdir(mode=0o755)
     with serving(folder) as server:
         yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    return Project(folder, Store(os.environ["WAIN_STORE"]))

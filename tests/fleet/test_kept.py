@@ -19,17 +19,10 @@ from fleet.pack import Pack, Packs, SpoiledError
 from images.manifest import Manifest
 from images.store import Store, StoreError
 from tests.support.fleets import ROOT, Project
-from tests.support.hosts import Host, until
+from tests.support.hosts import Host, children, until
 from tests.support.small_images import small_image
 
 Key = tuple[str, bool]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    return Project(folder, Store(os.environ["WAIN_STORE"]))
 
 
 @pytest.fixture(autouse=True)
@@ -439,10 +432,6 @@ def test_no_process_is_left_where_the_spool_cannot_be_made(store: Store, old: Ma
         packs.foresee(old.image_id)
     packs.close()
     assert not children() - before
-
-
-def children() -> set[str]:
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
 PROGRAM = """

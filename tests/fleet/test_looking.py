@@ -13,15 +13,7 @@ from fleet.journal import HostRow, Journal, Rollout, StepRow
 from fleet.pack import Packs
 from fleet.report import markdown
 from fleet.transport import LocalTransport
-from images.store import Store
 from tests.support.fleets import Project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    return Project(folder, Store(os.environ["WAIN_STORE"]))
 
 
 def edit(path: Path, data: bytes) -> None:

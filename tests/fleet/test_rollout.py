@@ -14,17 +14,9 @@ from fleet.contact import Held
 from fleet.inventory import Host
 from fleet.session import Session
 from fleet.transport import Channel, LocalTransport
-from images.store import Store
 from tests.support.fleets import Project
 
 BAD = "test ! -e {release}/bad"
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    return Project(folder, Store(os.environ["WAIN_STORE"]))
 
 
 def test_a_first_rollout_then_nothing_to_do(project: Project) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from fleet.pack import Packs
 from fleet.session import HostState, Session
@@ -70,3 +71,8 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+def children() -> set[str]:
+    """The processes this one has begun, and not yet seen end."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
