@@ -10,14 +10,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -167,13 +169,40 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class _Serving(ThreadingHTTPServer):
+    """Leaves nothing behind: what its clients keep open for more requests ends with it."""
+
+    daemon_threads = False  # such threads are waited for
+
+    def __init__(self, handler: type[Handler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):  # the client has ended it
+                    connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+
 @contextmanager
 def serving(certificate: Path | None = None) -> Iterator[Server]:
     """A server for the time of a test; with TLS where a certificate (and its key) is given."""
     served = Server()
     handler = type("BoundHandler", (Handler,), {"served": served})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Serving(handler)
     served.url = f"http://127.0.0.1:{server.server_address[1]}"
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
