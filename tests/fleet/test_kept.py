@@ -287,8 +287,9 @@ def test_one_that_ends_before_its_end(store: Store, old: Manifest) -> None:
 
 
 @pytest.mark.row("T5")
+@pytest.mark.parametrize("read", [0, 1])
 def test_one_that_cannot_be_read_costs_a_connection(
-    project: Project, made: list[set[Key]], monkeypatch: pytest.MonkeyPatch
+    project: Project, made: list[set[Key]], monkeypatch: pytest.MonkeyPatch, read: int
 ) -> None:
     project.write(1)
     project.image("v1", data=os.urandom(3_000_000))
@@ -297,7 +298,8 @@ def test_one_that_cannot_be_read_costs_a_connection(
 
     def torn(self: Pack, path: Path) -> Iterator[bytes]:
         pieces = real(self, path)
-        yield next(pieces)
+        for _ in range(read):
+            yield next(pieces)
         if self.kept:
             raise OSError(5, "Input/output error")
         yield from pieces
@@ -306,6 +308,7 @@ def test_one_that_cannot_be_read_costs_a_connection(
     assert project.wain("rollout", "shop:v1", "--yes").states() == {"h1": "succeeded"}
     assert project.says("h1") == "v1"
     assert len(made) == 2
+    assert (made[0] == made[1]) == (read == 0)  # what has come is not sent again
 
 
 @pytest.mark.row("T5")
@@ -315,7 +318,8 @@ def test_one_that_lacks_objects_is_refused(project: Project, made: list[set[Key]
     image = project.store.manifest(project.image("v1", data=os.urandom(300_000)))
     keys = list(image.objects())
     with Packs(project.store) as packs:
-        some = packs.get(image, [keys[0]] * len(keys) + [("0" * 64, False)], zstd=True)
+        strange = [(f"{number:064}", False) for number in range(len(keys) - 1)]
+        some = packs.get(image, [keys[0], *strange, keys[0]], zstd=True)
         assert some.size
     (name,) = names(project.store)
     assert "-" in name
@@ -401,6 +405,7 @@ def test_what_else_is_there_does_not_end_the_bound(
     folder = Path(store.root, "packs")
     folder.mkdir()
     (folder / "folder").mkdir()
+    os.utime(folder / "folder", (1 << 32, 1 << 32))
     dangling(folder / "dangling")
     for image in (old, new):
         for zstd in (True, False):
@@ -432,6 +437,19 @@ def test_no_process_is_left_where_the_spool_cannot_be_made(store: Store, old: Ma
         packs.foresee(old.image_id)
     packs.close()
     assert not children() - before
+
+
+def test_a_spool_that_cannot_be_begun_is_named(
+    store: Store, old: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with Packs(store) as packs:
+        with pytest.raises(StoreError, match="No space left") as caught:
+            packs.get(old, old.objects())
+        assert str(caught.value).startswith(store.tmp)
 
 
 PROGRAM = """
