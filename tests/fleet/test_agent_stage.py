@@ -19,9 +19,8 @@ from fleet.agent_unpack import GOES_ON, PACK, Blocks, PlainReader, inflate
 from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.manifest import Entry, Manifest
-from images.parallel import cores
 from images.store import Store
-from tests.support.hosts import Host
+from tests.support.hosts import Host, needs_cores
 from tests.support.small_images import ABI, MINOR, SITE, small_image
 
 HEAD = f"wain-manifest 1\npython {MINOR}\nabi {ABI}\nplatform manylinux_2_28_x86_64\nskeleton v\n\n"
@@ -351,6 +350,7 @@ def _going_on(data: bytes) -> bytes:
     return bytes(pack)
 
 
+@needs_cores
 @pytest.mark.row("T5")
 @pytest.mark.parametrize("zstd", [False, True])
 def test_what_several_processes_take_is_checked_as_well(
@@ -375,7 +375,7 @@ def test_what_several_processes_take_is_checked_as_well(
     assert not os.listdir(f"{host.root}/tmp")
 
 
-@pytest.mark.skipif(cores() < 2, reason="one core: no other process")
+@needs_cores
 def test_a_process_that_dies_while_it_takes_objects_is_one_error(host: Host, store: Store) -> None:
     image = large_image(store)
     with Packs(store) as packs, host.open() as session:

@@ -15,7 +15,7 @@ from fleet.transport import LocalTransport
 from images.manifest import Manifest
 from images.store import Store
 from tests.support.cutting import attempt, calls_in, stop_timers
-from tests.support.hosts import Host
+from tests.support.hosts import Host, needs_cores
 from tests.support.mounts import ext4
 from tests.support.small_images import small_image
 
@@ -80,6 +80,7 @@ def finishes(host: Host, image: Manifest, where: str) -> None:
     assert os.listdir(f"{host.root}/tmp") == [], where
 
 
+@needs_cores
 def test_the_tree_of_a_first_release_is_made_early(host: Host, image: Manifest) -> None:
     with host.open() as session:
         missing = session.begin(image)
@@ -101,6 +102,7 @@ def test_the_tree_of_a_first_release_is_made_early(host: Host, image: Manifest) 
     finishes(host, image, "after a session that did not switch")
 
 
+@needs_cores
 def test_a_session_that_ends_before_the_check_out_leaves_nothing_that_counts(
     host: Host, image: Manifest
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_system_call_fails(host: Host, image: Manifest, sample: Sample) -> Non
         finishes(host, image, f"{rule}: {seen}")
 
 
+@needs_cores
 @traced
 @pytest.mark.row("D1")
 def test_what_could_not_be_made_to_last_is_not_used(host: Host, image: Manifest) -> None:
@@ -208,6 +211,7 @@ def test_the_power_goes_before_a_system_call(
         finishes(host, image, rule)
 
 
+@needs_cores
 @pytest.mark.root
 @pytest.mark.row("A2")
 def test_what_was_answered_outlives_the_power(disk_host: Cuttable, image: Manifest) -> None:

@@ -8,11 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from fleet.pack import Packs
 from fleet.session import HostState, Session
 from fleet.transport import Transport
 from images.manifest import Manifest
+from images.parallel import cores
 from images.store import Store
+
+# An agent divides its work among processes where there is more than one core.
+needs_cores = pytest.mark.skipif(cores() < 2, reason="one core: no other process")
 
 
 class Host:
