@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fleet.agent_unpack import PACK
 from fleet.packing import END
+from images import durable
 from images.catalog import PACKS
 from images.store import Store
 
@@ -86,21 +87,18 @@ def keep(store: Store, name: str, spooled: Path) -> None:
     except OSError:
         return
     for _, old in sorted(_all(store))[:-MOST]:
-        with suppress(OSError):
-            old.unlink()
+        durable.discard(str(old))
 
 
 def drop(store: Store, name: str) -> None:
     """Keep a pack no longer."""
-    with suppress(OSError):
-        _path(store, name).unlink(missing_ok=True)
+    durable.discard(str(_path(store, name)))
 
 
 def drop_all(store: Store) -> None:
     """Keep none: the disk is full."""
     for _, path in _all(store):
-        with suppress(OSError):
-            path.unlink()
+        durable.discard(str(path))
 
 
 def _all(store: Store) -> Iterator[tuple[int, Path]]:

@@ -29,6 +29,7 @@ from fleet.packing import (
     ZSTD_HURRIED,
     ZSTD_LEVEL,
     ZSTD_PATIENT,
+    Key,
     Stream,
     deflate,
     most,
@@ -41,8 +42,6 @@ from images.layout import failed
 from images.manifest import Manifest, sizes_in
 from images.staging import staging
 from images.store import Store
-
-Key = tuple[str, bool]
 
 SLOW = 25e6  # bytes a second: a line that is slower gains by more work
 AHEAD = 32 << 20  # bytes of a pack for one host that are built before it takes them
@@ -265,7 +264,8 @@ class Packs:
     def foresee(self, image_id: str) -> None:
         """Begin the pack of a whole image, which hosts will want that nobody has seen yet.
 
-        At most once for an image. See :meth:`settle`. Raises StoreError.
+        At most once for an image. See :meth:`settle`. Raises StoreError, ValueError for a manifest
+        of another format.
         """
         zstd, once, store = HAS_ZSTD, self._once, self._store
         name = _whole(image_id, zstd)

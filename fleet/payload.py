@@ -79,20 +79,21 @@ def shipment(tag: str) -> bytes:
 def _modules() -> bytes:
     """The modules as the first stage keeps them (their sha256, then they), deflated."""
     shipped, place = _payload(), _place()
-    head = shipped.digest.encode()
+
+    def guarded(found: bytes) -> bytes:
+        return shipped.digest.encode() + hashlib.sha256(found).hexdigest().encode() + found
+
     with contextlib.suppress(OSError):
         kept = place.read_bytes()
-        found = kept[128:]
-        if kept[:128] == head + hashlib.sha256(found).hexdigest().encode():
-            return found
+        if kept == guarded(kept[128:]):
+            return kept[128:]
     archive = zipfile.ZipFile(io.BytesIO(shipped.data))
     modules = agent_loader.pack(agent_loader.compile_all(archive))
     found = zlib.compress(hashlib.sha256(modules).hexdigest().encode() + modules, 9)
     if not sys.dont_write_bytecode:
         with contextlib.suppress(OSError):  # then they are compiled again the next time
             place.parent.mkdir(parents=True, exist_ok=True)
-            whole = head + hashlib.sha256(found).hexdigest().encode() + found
-            durable.write_file(str(place), whole, f"{place}.{os.urandom(8).hex()}")
+            durable.write_file(str(place), guarded(found), f"{place}.{os.urandom(8).hex()}")
     return found
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable
 
 from fleet.errors import HostError
 from fleet.pack import Pack, SpoiledError
+from fleet.packing import Key
 from fleet.session import Session
 from fleet.wanted import Comparisons
 from images.manifest import Manifest
-
-Key = tuple[str, bool]
 
 
 def send_missing(

@@ -35,6 +35,7 @@ from fleet.facts import (
 from fleet.frames import CHUNK
 from fleet.line import Line
 from fleet.pack import packed_manifest
+from fleet.packing import Key
 from fleet.transport import Transport
 from images.manifest import Manifest
 
@@ -42,7 +43,6 @@ __all__ = [
     "Facts", "HostDrift", "HostError", "HostState", "Pending", "Proof", "RunResult", "Session",
 ]  # fmt: skip
 
-Key = tuple[str, bool]
 R = TypeVar("R")
 # A host ends a command that is late within agent_run.GRACE; its answer may take until here
 # after the command's own deadline. Seconds.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.pack import SOON, Pack, Packs, packed_manifest
-from fleet.packing import most
+from fleet.packing import Key, most
 from fleet.preflight import Needs, Room
 from fleet.reported import ImageRecord
 from fleet.session import Proof
@@ -24,8 +24,6 @@ from images.errors import WainError
 from images.layout import CHANGED, ObjectError
 from images.manifest import Manifest, folders
 from images.store import Store
-
-Key = tuple[str, bool]
 
 # What preflight assumes of a host's file system. Bytes.
 BLOCK = 4096
