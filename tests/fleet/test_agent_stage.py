@@ -20,7 +20,7 @@ from fleet.pack import Packs
 from fleet.session import HostError, Session
 from images.manifest import Entry, Manifest
 from images.store import Store
-from tests.support.hosts import Host, needs_cores
+from tests.support.hosts import Host, children, needs_cores
 from tests.support.small_images import ABI, MINOR, SITE, small_image
 
 HEAD = f"wain-manifest 1\npython {MINOR}\nabi {ABI}\nplatform manylinux_2_28_x86_64\nskeleton v\n\n"
@@ -386,9 +386,9 @@ def test_a_process_that_dies_while_it_takes_objects_is_one_error(host: Host, sto
             done = False
             for piece in packs.get(image, missing).pieces():
                 yield piece
-                found = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+                found = children(agent)
                 if found and not done:
-                    os.kill(int(found[0]), signal.SIGKILL)
+                    os.kill(int(found.pop()), signal.SIGKILL)
                     done = True
             assert done
 

@@ -17,10 +17,7 @@ from hypothesis import strategies as st
 
 from fleet.feeding import Feeding, Writer
 from images.errors import WainError
-
-
-def children() -> str:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+from tests.support.hosts import children
 
 
 def open_files() -> list[str]:
@@ -50,9 +47,9 @@ def test_it_waits_where_nobody_reads(tmp_path: Path) -> None:
             writer.write(bytes([number]) * 1000)
             (tmp_path / str(number)).write_text(f"{writer.speed}")
 
-    before = children().split()
+    before = children()
     pieces = Feeding(work, 3000).pieces(1000)
-    [copy] = set(children().split()) - set(before)
+    [copy] = children() - before
 
     def wait_for_it(number: int) -> None:
         while Path(f"/proc/{copy}/stat").read_text().split()[2] != "S":

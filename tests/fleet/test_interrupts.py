@@ -15,7 +15,6 @@ import pytest
 
 from fleet.journal import Journal
 from images.signature import sign_image
-from images.store import Store
 from tests.support.fleets import Project
 from tests.support.hosts import until
 from tests.support.mounts import tmpfs
@@ -26,11 +25,9 @@ GATE = "touch {root}/../at-$(basename {root}); while test -e {root}/../hold; do 
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    folder = tmp_path / "shop"
-    folder.mkdir()
+def project(project: Project, tmp_path: Path) -> Project:
     (tmp_path / "hosts").mkdir()
-    return Project(folder, Store(os.environ["WAIN_STORE"]))
+    return project
 
 
 class Gate:

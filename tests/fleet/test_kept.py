@@ -16,13 +16,12 @@ import pytest
 from fleet import kept, wanted
 from fleet import pack as pack_module
 from fleet.pack import Pack, Packs, SpoiledError
+from fleet.packing import Key
 from images.manifest import Manifest
 from images.store import Store, StoreError
 from tests.support.fleets import ROOT, Project
 from tests.support.hosts import Host, children, until
 from tests.support.small_images import small_image
-
-Key = tuple[str, bool]
 
 
 @pytest.fixture(autouse=True)

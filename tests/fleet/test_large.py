@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from fleet.journal import Journal
 from fleet.pool import Lost, Pool
-from images.store import Store
 from tests.support.fleets import Project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    return Project(folder, Store(os.environ["WAIN_STORE"]))
 
 
 def test_200_hosts_of_which_5_fail_in_chosen_ways(project: Project) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from images.store import Store
 from tests.support.fleets import Project
 from tests.support.sshd import Sshd, serving
 
@@ -26,12 +25,6 @@ def server(tmp_path: Path) -> Iterator[Sshd]:
     folder.mkdir(mode=0o755)
     with serving(folder, 2) as server:
         yield server
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    (tmp_path / "shop").mkdir()
-    return Project(tmp_path / "shop", Store(os.environ["WAIN_STORE"]))
 
 
 class Poller:

@@ -10,19 +10,15 @@ import select
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from images.store import Store
 from tests.support.fleets import ROOT, Project
 from tests.support.hosts import until
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    (tmp_path / "shop").mkdir()
-    project = Project(tmp_path / "shop", Store(os.environ["WAIN_STORE"]))
+def project(project: Project) -> Project:
     project.write(2, waves=["label:canary", "100%"], health=["sleep 0.4"])
     return project
 

@@ -79,6 +79,7 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def children() -> set[str]:
-    """The processes this one has begun, and not yet seen end."""
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+def children(pid: int | None = None) -> set[str]:
+    """The processes one has begun, this one by default, and not yet seen end."""
+    pid = pid or os.getpid()
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
